@@ -1,0 +1,87 @@
+"""Learned unmasking policies and samplers for diffusion language models.
+
+Everything public is named here and loaded on first use, so that ``import hf_unmask`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AttachedGenerate": "attaching",
+    "Denoiser": "denoisers",
+    "LearnedUnmaskingSampler": "samplers.learned",
+    "Needs": "step",
+    "Noise": "step",
+    "PolicyLoadError": "policy.config",
+    "Sampler": "samplers.base",
+    "Selection": "step",
+    "Step": "step",
+    "StepEvent": "output",
+    "Trajectory": "output",
+    "UnmaskOutput": "output",
+    "UnmaskingGenerationConfig": "configuration",
+    "UnmaskingPolicy": "policy",
+    "UnmaskingPolicyConfig": "policy",
+    "attach": "attaching",
+    "detach": "attaching",
+    "generate": "generation",
+    "load_tiny": "tiny",
+    "parse_sampler": "specs",
+    "samplers": "samplers",
+}
+__all__ = [
+    "AttachedGenerate",
+    "Denoiser",
+    "LearnedUnmaskingSampler",
+    "Needs",
+    "Noise",
+    "PolicyLoadError",
+    "Sampler",
+    "Selection",
+    "Step",
+    "StepEvent",
+    "Trajectory",
+    "UnmaskOutput",
+    "UnmaskingGenerationConfig",
+    "UnmaskingPolicy",
+    "UnmaskingPolicyConfig",
+    "__version__",
+    "attach",
+    "detach",
+    "generate",
+    "load_tiny",
+    "parse_sampler",
+    "samplers",
+]
+
+if TYPE_CHECKING:
+    from hf_unmask import samplers
+    from hf_unmask.attaching import AttachedGenerate, attach, detach
+    from hf_unmask.configuration import UnmaskingGenerationConfig
+    from hf_unmask.denoisers import Denoiser
+    from hf_unmask.generation import generate
+    from hf_unmask.output import StepEvent, Trajectory, UnmaskOutput
+    from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
+    from hf_unmask.policy.config import PolicyLoadError
+    from hf_unmask.samplers.base import Sampler
+    from hf_unmask.samplers.learned import LearnedUnmaskingSampler
+    from hf_unmask.specs import parse_sampler
+    from hf_unmask.step import Needs, Noise, Selection, Step
+    from hf_unmask.tiny import load_tiny
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hf_unmask' has no attribute {name!r}")
+    module = importlib.import_module(f"hf_unmask.{_HOME[name]}")
+    value = module if name == "samplers" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,247 @@
+"""Adapters: everything that a family of denoisers does differently ends here.
+
+A ``Denoiser`` is asked for logits *at given positions* of left-padded sequences. Mask id, logit shift, attention
+convention, positions, stop ids and dtype are settled when it is made, in this order: explicit argument,
+``generation_config``, ``config``, tokenizer, family table. Nothing is guessed: an unknown model is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+Attention = Literal["2d", "4d"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Conventions of a family of checkpoints, as data."""
+
+    name: str
+    mask_token_id: int | None  # None: must come from the checkpoint
+    stop_token_ids: tuple[int, ...] = ()
+    shift: int = 0  # 1: the logits at position i - 1 predict position i
+    attention: Attention = "2d"  # "2d": padding mask [B, S]; "4d": boolean [B, 1, S, S]
+
+
+#: By ``config.model_type``.
+FAMILIES: dict[str, Family] = {
+    "llada": Family("LLaDA", mask_token_id=126336, stop_token_ids=(126081, 126348)),
+    "Dream": Family("Dream", mask_token_id=151666, stop_token_ids=(151643,), shift=1, attention="4d"),
+}
+_NATIVE = Family("native masked LM", mask_token_id=None)
+#: Native classes whose position ids start behind the padding id.
+_OFFSET_POSITIONS = {
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+#: Native classes that cannot be left-padded: no attention mask, or absolute positions counted from the first column.
+_NOT_PADDABLE = {"fnet", "perceiver"}
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A frozen masked diffusion language model behind one calling convention.
+
+    Make one with ``Denoiser.from_model``. Two adapters are the same if ``same_as`` says so.
+    """
+
+    model: nn.Module
+    mask_token_id: int
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+    vocab_size: int
+    shift: int
+    attention: Attention
+    position_offset: int
+    max_length: int | None
+    accepts: frozenset[str]
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        *,
+        tokenizer: Any = None,
+        mask_token_id: int | None = None,
+        stop_token_ids: Iterable[int] | None = None,
+        pad_token_id: int | None = None,
+        shift: Literal[0, 1] | None = None,
+        attention: Attention | None = None,
+    ) -> Denoiser:
+        """Settle the conventions of ``model``.
+
+        Args:
+            model: any native ``*ForMaskedLM`` of transformers, a model of a known family, or any other whose
+                ``forward(input_ids, attention_mask)`` returns ``logits`` if ``shift`` and ``attention`` are given.
+            tokenizer: asked for ids that the model's configs do not hold.
+            mask_token_id, stop_token_ids, pad_token_id: override what is found.
+            shift: 1 if the logits at position i - 1 predict position i.
+            attention: "2d" for a padding mask [B, S], "4d" for a boolean [B, 1, S, S].
+
+        Raises:
+            ValueError: unknown model, or an id that is missing or outside the vocabulary.
+        """
+        family = _family(model, shift, attention)
+        config: Any = getattr(model, "config", None)
+        sources = (getattr(model, "generation_config", None), config, tokenizer)
+        vocab_size = _vocab_size(model)
+        if mask_token_id is None:
+            mask_token_id = _first(sources, "mask_token_id", family.mask_token_id)
+        if mask_token_id is None:
+            raise ValueError(
+                f"no mask token known for {type(model).__name__}: its generation_config, config and tokenizer have no "
+                "`mask_token_id`; pass mask_token_id=... or tokenizer=..."
+            )
+        if stop_token_ids is None:
+            found = _first(sources, "eos_token_id", None)
+            stop_token_ids = family.stop_token_ids if found is None else [found] if isinstance(found, int) else found
+        stops = tuple(int(token) for token in stop_token_ids)
+        if pad_token_id is None:
+            pad_token_id = _first(sources, "pad_token_id", stops[0] if stops else 0)
+        if tokenizer is not None and len(tokenizer) > vocab_size:
+            raise ValueError(
+                f"the tokenizer knows {len(tokenizer)} tokens, the model {vocab_size}: they do not belong together"
+            )
+        offset = 0
+        if getattr(config, "model_type", None) in _OFFSET_POSITIONS:
+            offset = int(config.pad_token_id) + 1
+        limit = getattr(config, "max_position_embeddings", None)
+        return cls(
+            model=model,
+            mask_token_id=int(mask_token_id),
+            stop_token_ids=stops,
+            pad_token_id=int(pad_token_id),
+            vocab_size=vocab_size,
+            shift=family.shift if shift is None else shift,
+            attention=family.attention if attention is None else attention,
+            position_offset=offset,
+            max_length=None if limit is None else int(limit) - offset,
+            accepts=frozenset(inspect.signature(model.forward).parameters),
+        )
+
+    def __post_init__(self) -> None:
+        ids = {"mask_token_id": self.mask_token_id, "pad_token_id": self.pad_token_id}
+        ids |= {f"stop_token_ids[{i}]": token for i, token in enumerate(self.stop_token_ids)}
+        for name, token in ids.items():
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"`{name}` {token} is outside the vocabulary of {self.vocab_size} tokens: pass the right id"
+                )
+
+    def same_as(self, other: Denoiser) -> bool:
+        """Whether both adapt the same model object by the same conventions."""
+        return self.model is other.model and self.conventions() == other.conventions()
+
+    def conventions(self) -> dict[str, Any]:
+        """What was settled about the model."""
+        names = ("mask_token_id", "stop_token_ids", "pad_token_id", "shift", "attention")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings live, and so where token ids go."""
+        embeddings = _embeddings(self.model)
+        return (next(self.model.parameters()) if embeddings is None else embeddings.weight).device
+
+    def __call__(
+        self, tokens: Tensor, attended: Tensor, positions: Tensor, *, hidden: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """One forward pass.
+
+        tokens [B, S] long and attended [B, S] bool, left-padded; positions [B, W] long, places in the sequence ->
+        logits [B, W, V] that predict these places, in the model's dtype, and with ``hidden`` the last hidden states
+        [B, W, D] they were computed from (else None).
+        """
+        if self.model.training:
+            warnings.warn(f"{type(self.model).__name__} is in training mode: call model.eval()", stacklevel=2)
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": self._mask(attended)}
+        places = (attended.long().cumsum(-1) - 1).clamp(min=0) + self.position_offset
+        extras = {"position_ids": places, "use_cache": False, "return_dict": True}
+        inputs |= {name: value for name, value in extras.items() if name in self.accepts}
+        if hidden:
+            inputs["output_hidden_states"] = True
+        output = self.model(**inputs)
+        if self.shift:
+            # the first real token has nothing before it and is read at itself, wherever padding puts it
+            first = attended.int().argmax(-1, keepdim=True)
+            positions = torch.maximum(positions - self.shift, first)
+        if not hidden:
+            return _at(output.logits, positions), None
+        states = getattr(output, "hidden_states", None)
+        if states is None:
+            raise ValueError(
+                f"{type(self.model).__name__} returns no hidden states with output_hidden_states=True: "
+                "use a sampler that does not read them"
+            )
+        return _at(output.logits, positions), _at(states[-1], positions)
+
+    def _mask(self, attended: Tensor) -> Tensor:
+        if self.attention == "2d":
+            return attended.long()
+        # padded queries see the real keys too: a fully masked row would be NaN in some kernels
+        return attended[:, None, None, :].expand(-1, 1, attended.shape[1], -1)
+
+
+def _at(values: Tensor, positions: Tensor) -> Tensor:
+    return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _family(model: nn.Module, shift: int | None, attention: Attention | None) -> Family:
+    """The family of a model; a stand-in if both conventions are given explicitly."""
+    if shift not in (None, 0, 1):
+        raise ValueError(f"`shift` must be 0 or 1, got {shift!r}")
+    if attention not in (None, "2d", "4d"):
+        raise ValueError(f"`attention` must be '2d' or '4d', got {attention!r}")
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    if type(model).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() and type(model).__module__.startswith(
+        "transformers."
+    ):
+        if model_type in _NOT_PADDABLE or getattr(model.config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"{type(model).__name__} (model_type {model_type!r}) is an encoder-decoder or cannot be left-padded: "
+                "use an encoder such as ModernBertForMaskedLM"
+            )
+        return _NATIVE
+    if shift is None or attention is None:
+        raise ValueError(
+            f"{type(model).__name__} (model_type {model_type!r}) is neither a native masked language model nor of a "
+            f"known family ({', '.join(FAMILIES)}): say how it predicts with shift=0 or 1 and attention='2d' or '4d'"
+        )
+    return Family(type(model).__name__, mask_token_id=None)
+
+
+def _first(sources: tuple[Any, ...], name: str, default: Any) -> Any:
+    for source in sources:
+        value = getattr(source, name, None)
+        if value is not None:
+            return value
+    return default
+
+
+def _embeddings(model: nn.Module) -> nn.Embedding | None:
+    """The token embeddings, None if the model does not tell."""
+    try:
+        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:  # transformers' default, where it does not find them
+        return None
+    return embeddings if isinstance(embeddings, nn.Embedding) else None
+
+
+def _vocab_size(model: nn.Module) -> int:
+    embeddings = _embeddings(model)
+    if embeddings is not None:
+        return embeddings.num_embeddings
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is None:
+        raise ValueError(f"{type(model).__name__} has neither input embeddings nor `config.vocab_size`")
+    return int(size)
