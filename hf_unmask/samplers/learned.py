@@ -1,0 +1,79 @@
+"""The sampler driven by a trained policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import torch
+
+from hf_unmask.policy.decision import decide
+from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.policy.pretrained import DIALS, PretrainedPolicyMixin
+from hf_unmask.samplers.base import Sampler, require
+from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step, Where
+
+
+@dataclass(frozen=True)
+class LearnedUnmaskingSampler(PretrainedPolicyMixin, Sampler):
+    """Open what a trained policy draws, and always one position. Source: https://arxiv.org/abs/2512.09106.
+
+    ``policy_temperature`` divides the policy's logits; ``beta`` scales opening probabilities, min(1, beta * s);
+    ``greedy`` opens where that is at least one half instead of drawing; ``speed`` in [0, 1] is the dial of a
+    speed-conditioned policy (None: 0.5) and an error on any other. The policy is put in evaluation mode and follows
+    the denoiser's device. Two samplers are equal if they hold the same policy object and the same options.
+    ``source`` is where the policy came from; the spec of a policy that was not loaded cannot be parsed back.
+    """
+
+    name: ClassVar[str] = "learned"
+    policy: UnmaskingPolicy = field(repr=False)
+    policy_temperature: float = 1.0
+    beta: float = 1.0
+    greedy: bool = False
+    speed: float | None = None
+    source: str = field(default="<in memory>", compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require("policy_temperature", self.policy_temperature, above=0.0, at_most=1e6)
+        require("beta", self.beta, above=0.0, at_most=1e30)
+        if self.speed is not None:
+            require("speed", self.speed, at_least=0.0, at_most=1.0)
+            if not self.policy.config.speed_conditioned:
+                raise ValueError(f"`speed` is set but this policy ({self.source}) is not speed-conditioned")
+        if self.policy.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"`policy` must stay float32 (or float64), got {self.policy.dtype}")
+        self.policy.train(False)
+
+    @property
+    def needs(self) -> Needs:
+        config = self.policy.config
+        quantities: list[Quantity] = ["top_probs", "hidden"] if config.hidden_input_size else ["top_probs"]
+        where: Where = "canvas" if config.observation == "canvas" else "eligible"
+        return Needs.of(*quantities, where=where, top_k=config.top_k)
+
+    @torch.no_grad()
+    def select(self, step: Step, state: State, noise: Noise) -> Selection:
+        if self.policy.device != step.masked.device:
+            torch.nn.Module.to(self.policy, step.masked.device)  # in place
+        opened = decide(
+            self.policy,
+            step.top_probs,
+            step.masked,
+            step.eligible,
+            step.time,
+            noise,
+            policy_temperature=self.policy_temperature,
+            beta=self.beta,
+            greedy=self.greedy,
+            speed=self.speed,
+            valid=step.valid,
+            hidden=step.hidden if self.policy.config.hidden_input_size else None,
+        )
+        return Selection(opened, state)
+
+    def __str__(self) -> str:
+        """``learned:SOURCE`` and the options that differ from their defaults."""
+        options = {key: getattr(self, key) for key in DIALS}
+        defaults = {f.name: f.default for f in fields(self)}
+        changed = [f"{key}={value}" for key, value in options.items() if value != defaults[key]]
+        return ";".join([f"{self.name}:{self.source}", *changed])

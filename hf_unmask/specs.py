@@ -1,0 +1,200 @@
+"""Samplers as text: ``name:key=value;key=value``, with sweeps ``a..b/n`` that stand for n evenly spaced points."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, fields
+from fractions import Fraction
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from hf_unmask.samplers.base import Sampler
+from hf_unmask.samplers.confidence import ConfidenceSampler
+from hf_unmask.samplers.credit import CreditSampler
+from hf_unmask.samplers.dilated import DilatedSampler
+from hf_unmask.samplers.entropy import EntropySampler
+from hf_unmask.samplers.entropy_bound import EntropyBoundSampler
+from hf_unmask.samplers.eos_suppress import EosSuppressSampler
+from hf_unmask.samplers.factor import FactorSampler
+from hf_unmask.samplers.klass import KLASSSampler
+from hf_unmask.samplers.left_to_right import LeftToRightSampler
+from hf_unmask.samplers.margin import MarginSampler
+from hf_unmask.samplers.pc import PCSampler
+from hf_unmask.samplers.random import RandomSampler
+from hf_unmask.samplers.threshold import ThresholdSampler
+
+_CLASSES: tuple[type[Sampler], ...] = (
+    ConfidenceSampler,
+    CreditSampler,
+    DilatedSampler,
+    EntropyBoundSampler,
+    EntropySampler,
+    EosSuppressSampler,
+    FactorSampler,
+    KLASSSampler,
+    LeftToRightSampler,
+    MarginSampler,
+    PCSampler,
+    RandomSampler,
+    ThresholdSampler,
+)
+_BY_NAME = {cls.name: cls for cls in _CLASSES}
+_LEARNED = "learned"
+
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_SWEEP = re.compile(rf"(?<==)({_NUMBER})\.\.({_NUMBER})/(\d+)(?=[;)]|$)")
+_SWEEP_LIKE = re.compile(rf"{_NUMBER}\.\.{_NUMBER}(/.*)?")
+_WRAPPED = re.compile(r"(\w+)\((.*)\)")
+
+
+class SamplerRow(NamedTuple):
+    """What a listing shows of one sampler."""
+
+    name: str
+    class_name: str
+    parameters: str  # "threshold=0.9", comma separated, with defaults
+    summary: str  # first line of the docstring
+    source: str  # its link
+
+
+def parse_sampler(spec: str) -> Sampler:
+    """The sampler of one spec, e.g. ``threshold:threshold=0.8``. Inverse of ``str(sampler)``.
+
+    ``learned:NAME;key=value`` loads a policy (a path, a repository or ``builtin:NAME``), ``eos_suppress(SPEC)`` wraps
+    another sampler. A spec that is not understood raises a ValueError that shows it and what is allowed.
+    """
+    text = spec.strip()
+    if _SWEEP.search(text):
+        raise ValueError(f"{spec!r} is a sweep of several samplers; one is asked for here")
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise ValueError(f"sampler spec {spec!r}: {error}") from error
+
+
+def parse_samplers(texts: Sequence[str]) -> list[Sampler]:
+    """All samplers of the texts, in order: specs separated by spaces, sweeps expanded (several: all combinations)."""
+    specs = [spec for text in ([texts] if isinstance(texts, str) else texts) for spec in text.split()]
+    if not specs:
+        raise ValueError(f"no sampler given; {_allowed(_names())}")
+    return [parse_sampler(point) for spec in specs for point in _expand(spec)]
+
+
+def sampler_table() -> list[SamplerRow]:
+    """One row per sampler, in the order of names. Loads no policy code."""
+    rows = [_row(cls) for cls in _CLASSES]
+    summary = "A trained policy: a path, a repository or `builtin:NAME`, and its dials."
+    rows.append(
+        SamplerRow(
+            _LEARNED,
+            "LearnedUnmaskingSampler",
+            "NAME, policy_temperature, beta, speed, greedy, revision",
+            summary,
+            "https://arxiv.org/abs/2512.09106",
+        )
+    )
+    return sorted(rows)
+
+
+def _row(cls: type[Sampler]) -> SamplerRow:
+    doc = cls.__doc__ or ""
+    link = re.search(r"https://[^\s,;)]+[^\s,;).]", doc)
+    parameters = ", ".join(f"{f.name}={f.default}" for f in fields(cls))
+    return SamplerRow(cls.name, cls.__name__, parameters, doc.strip().splitlines()[0], link.group() if link else "")
+
+
+def _names() -> list[str]:
+    return sorted([*_BY_NAME, _LEARNED])
+
+
+def _allowed(names: Iterable[str], given: str = "") -> str:
+    """ "allowed: a, b", with a guess at what was meant."""
+    names = list(names)
+    guess = difflib.get_close_matches(given, names, n=1)
+    return (f"did you mean {guess[0]!r}? " if guess else "") + f"allowed: {', '.join(names) or 'none'}"
+
+
+def _expand(spec: str) -> list[str]:
+    """The specs that a spec with sweeps stands for, the last sweep running fastest."""
+    sweep = _SWEEP.search(spec)
+    if sweep is None:
+        return [spec]
+    first, last, count = Fraction(sweep[1]), Fraction(sweep[2]), int(sweep[3])
+    if count < 2:
+        raise ValueError(f"sampler spec {spec!r}: the sweep {sweep.group()!r} needs at least 2 points")
+    points = (first + (last - first) * i / (count - 1) for i in range(count))
+    head, tail = spec[: sweep.start()], spec[sweep.end() :]
+    # exact fractions: 0.5..0.95/10 holds 0.55, and whole numbers stay ints
+    values = (str(p.numerator) if p.denominator == 1 else repr(float(p)) for p in points)
+    return [point for value in values for point in _expand(head + value + tail)]
+
+
+def _parse(text: str) -> Sampler:
+    wrapped = _WRAPPED.fullmatch(text)
+    if wrapped is not None:
+        if wrapped[1] != EosSuppressSampler.name:
+            raise ValueError(
+                f"{wrapped[1]!r} wraps no other sampler; {_allowed([EosSuppressSampler.name], wrapped[1])}"
+            )
+        return EosSuppressSampler(_parse(wrapped[2]))
+    name, _, rest = text.partition(":")
+    parts = rest.split(";") if rest else []
+    if name == _LEARNED:
+        return _learned(parts)
+    if name not in _BY_NAME:
+        raise ValueError(f"unknown sampler {name!r}; {_allowed(_names(), name)}")
+    cls = _BY_NAME[name]
+    known = {f.name: f for f in fields(cls)}
+    types = get_type_hints(cls)
+    options = _options(parts)
+    for key in options:
+        if key not in known:
+            raise ValueError(f"unknown parameter {key!r} of {name}; {_allowed(known, key)}")
+    return cls(**{key: _value(known[key], types[key], value) for key, value in options.items()})
+
+
+def _learned(parts: list[str]) -> Sampler:
+    if not parts or not parts[0] or "=" in parts[0]:
+        raise ValueError("name the policy first: learned:PATH, learned:ORG/REPO or learned:builtin:NAME")
+    from hf_unmask.samplers import LearnedUnmaskingSampler
+
+    sampler: Sampler = LearnedUnmaskingSampler.from_spec(parts[0], _options(parts[1:]))
+    return sampler
+
+
+def _options(parts: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not key or not equals or not value:
+            raise ValueError(f"{part!r} is not key=value")
+        if key in options:
+            raise ValueError(f"{key!r} is given twice")
+        if _SWEEP_LIKE.fullmatch(value):
+            raise ValueError(f"{part!r} is not a sweep: write {key}=FIRST..LAST/POINTS")
+        options[key] = value
+    return options
+
+
+def _value(parameter: Field[Any], declared: Any, text: str) -> Any:
+    """``text`` as the type that the dataclass field declares (one of int, float, bool, str, possibly or None)."""
+    kinds = get_args(declared) or (declared,)
+    if text == "None" and type(None) in kinds:
+        return None
+    kind = next(k for k in kinds if k is not type(None))
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind in (int, float, str):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    default = "" if parameter.default is MISSING else f" (default {parameter.default})"
+    if isinstance(kind, type) and issubclass(kind, Sampler):
+        raise ValueError(f"`{parameter.name}` is given in brackets: eos_suppress({text})")
+    raise ValueError(f"`{parameter.name}` must be {' or '.join(_type_name(k) for k in kinds)}{default}, got {text!r}")
+
+
+def _type_name(kind: Any) -> str:
+    return "None" if kind is type(None) else str(kind.__name__)
