@@ -39,6 +39,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (None, 1.0),
     "encoder_repetition_penalty": (None, 1.0),
     "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
     "min_length": (None, 0),
     "min_new_tokens": (None, 0),
     "typical_p": (None, 1.0),
@@ -106,7 +107,7 @@ class UnmaskingGenerationConfig(GenerationConfig):
         unknown = sorted(set(kwargs) - set(vars(GenerationConfig())) - {"_commit_hash"})
         if unknown:
             raise ValueError(_unknown(unknown))
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         for name, value in own.items():
             setattr(self, name, value)
         self.validate()
@@ -132,7 +133,7 @@ class UnmaskingGenerationConfig(GenerationConfig):
         """As in transformers, but its defaults for sampling (``top_k=50`` and so on) do not apply to this config."""
         if defaults_only:
             kwargs = {name: value for name, value in kwargs.items() if name not in _GREEDY}
-        unused: dict[str, Any] = super().update(defaults_only, allow_custom_entries, **kwargs)
+        unused: dict[str, Any] = super().update(defaults_only, allow_custom_entries, **kwargs)  # type: ignore[no-untyped-call]
         return unused
 
     def to_dict(self) -> dict[str, Any]:

@@ -42,8 +42,8 @@ _OFFSET_POSITIONS = {
     *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
-#: Native classes that cannot be left-padded: no attention mask, or absolute positions counted from the first column.
-_NOT_PADDABLE = {"fnet", "perceiver"}
+#: Native classes whose padding leaks into the text (convolution, pooling, approximate attention, positions by column).
+_NOT_PADDABLE = {"convbert", "fnet", "funnel", "mra", "nystromformer", "perceiver", "reformer", "yoso"}
 
 
 @dataclass(frozen=True, eq=False)

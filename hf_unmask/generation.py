@@ -126,8 +126,8 @@ def advance(rows: Rows, run: Run, stopping: Stopping, recording: Recording) -> t
     reading, hidden = _denoise(rows, run, slots)
     step = _step(rows, run, slots, inside, reading, hidden)
     noise = Noise(
-        action=uniform(rows.key, rows.steps, step.index, ACTION),
-        row=uniform(rows.key, rows.steps, torch.zeros_like(rows.key)[:, None], ROW)[:, 0],
+        action=lambda: uniform(rows.key, rows.steps, step.index, ACTION),
+        row=lambda: uniform(rows.key, rows.steps, torch.zeros_like(rows.key)[:, None], ROW)[:, 0],
     )
     selection = run.sampler.select(step, rows.sampler_state, noise)
     _check_form(selection, step, run.sampler)
@@ -164,7 +164,7 @@ def _denoise(rows: Rows, run: Run, slots: Tensor) -> tuple[Reading, Tensor | Non
         blank = torch.where(canvas, rows.tokens, run.denoiser.mask_token_id)
         unconditional, _ = run.denoiser(blank, rows.attended, positions)
         logits = unconditional + run.guidance_scale * (logits - unconditional)
-    noise = uniform(rows.key, rows.steps, slots, TOKEN)
+    noise = uniform(rows.key, rows.steps, slots, TOKEN) if run.draw.temperature else None
     return read(logits, run.sampler.needs, run.draw, noise, run.banned), hidden
 
 

@@ -29,9 +29,12 @@ class TokenDraw:
     top_k: int | None = None
     top_p: float | None = None
 
-    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """logits [B, W, V] float, noise [B, W] uniform -> [B, W] long, by inverting the cumulative distribution."""
-        if self.temperature == 0.0:
+    def __call__(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """logits [B, W, V] float, noise [B, W] uniform -> [B, W] long, by inverting the cumulative distribution.
+
+        Without noise the most probable tokens.
+        """
+        if self.temperature == 0.0 or noise is None:
             return logits.argmax(-1)
         logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
@@ -53,7 +56,7 @@ def _invert(weights: Tensor, noise: Tensor) -> Tensor:
     return torch.minimum(drawn, last)
 
 
-def read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor, banned: tuple[int, ...]) -> Reading:
+def read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, banned: tuple[int, ...]) -> Reading:
     """Draw proposals and compute the declared quantities.
 
     logits [B, W, V] in any float dtype (computed in float32, or float64 if they are), noise [B, W]. ``banned`` tokens

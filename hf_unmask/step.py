@@ -6,8 +6,9 @@ a sampler asked for: the active block, or all of it), ``V`` vocabulary, ``K`` to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -33,12 +34,24 @@ class Needs:
         return cls(frozenset(quantities), where, top_k)
 
 
-@dataclass(frozen=True)
 class Noise:
-    """Uniform numbers in (0, 1), a pure function of row key, step and canvas position, never of the batch."""
+    """Uniform numbers in (0, 1), a pure function of row key, step and canvas position, never of the batch.
 
-    action: Tensor  # [B, W] float32, one per position for choosing positions
-    row: Tensor  # [B] float32, one per row and step
+    Given as tensors, or as functions that are called when (and only if) a sampler asks.
+    """
+
+    def __init__(self, action: Tensor | Callable[[], Tensor], row: Tensor | Callable[[], Tensor]):
+        self._action, self._row = action, row
+
+    @cached_property
+    def action(self) -> Tensor:
+        """[B, W] float32, one per position, for choosing positions."""
+        return self._action if isinstance(self._action, Tensor) else self._action()
+
+    @cached_property
+    def row(self) -> Tensor:
+        """[B] float32, one per row and step."""
+        return self._row if isinstance(self._row, Tensor) else self._row()
 
 
 @dataclass(frozen=True)

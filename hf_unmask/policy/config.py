@@ -123,7 +123,7 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         model_type = kwargs.pop("model_type", self.model_type)
         if model_type != type(self).model_type:
             raise PolicyLoadError("model_type", repr(model_type), repr(type(self).model_type))
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self._check_inherited()
         self.validate()
 

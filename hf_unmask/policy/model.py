@@ -72,7 +72,7 @@ class UnmaskingPolicy(PreTrainedModel):
         self.speed_mlp = (
             nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width)) if config.speed_conditioned else None
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """PyTorch's own defaults, except for zero modulation and the constant bias of the head.

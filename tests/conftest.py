@@ -1,0 +1,35 @@
+"""Offline, one thread, fixed seeds; tiny real models shared by a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from models import BUILDERS
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def model():
+    """EuroBERT in float32."""
+    return BUILDERS["eurobert"]()
+
+
+@pytest.fixture(scope="session")
+def model64():
+    """EuroBERT in float64, where results are exact."""
+    return BUILDERS["eurobert"](torch.float64)
+
+
+@pytest.fixture(scope="session")
+def models64():
+    return {name: build(torch.float64) for name, build in BUILDERS.items()}

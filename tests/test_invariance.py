@@ -1,0 +1,215 @@
+"""A row's result depends on its prompt and seed only: not on batch, order, padding or neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import ALL_SAMPLERS
+from models import PAD, VOCAB
+
+from hf_unmask import generate
+from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
+from hf_unmask.samplers import ConfidenceSampler, LearnedUnmaskingSampler, RandomSampler, ThresholdSampler
+
+NEW, BLOCK = 12, 5
+LENGTHS = (3, 9, 1, 6, 6, 10, 2, 4)
+
+
+def learned(observation, action="bernoulli", dtype=torch.float64):
+    torch.manual_seed(3)
+    config = UnmaskingPolicyConfig(
+        hidden_size=8, intermediate_size=16, time_size=4, top_k=2, observation=observation, action=action
+    )
+    policy = UnmaskingPolicy(config)
+    for weights in policy.parameters():
+        weights.data.normal_(0, 0.5)
+    return LearnedUnmaskingSampler(policy.to(dtype))
+
+
+SAMPLERS = {
+    **ALL_SAMPLERS,
+    "learned_canvas": learned("canvas"),
+    "learned_block": learned("block"),
+    "learned_ordered": learned("canvas", "plackett_luce"),
+}
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+
+
+def prompts(count=8, seed=5):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCAB - 1, (LENGTHS[i % len(LENGTHS)],), generator=g) for i in range(count)]
+
+
+def pad(rows, side="left", extra=0):
+    """[B, P] ids and mask, P the longest plus ``extra`` columns of padding."""
+    width = max(len(row) for row in rows) + extra
+    ids = torch.full((len(rows), width), PAD)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[i, place], mask[i, place] = row, 1
+    return ids, mask
+
+
+def run(model, rows, sampler, side="left", extra=0, **options):
+    """Per row: new tokens, step map, nfe, steps, complete."""
+    ids, mask = pad(rows, side, extra)
+    options = {"max_new_tokens": NEW, "block_length": BLOCK} | options
+    out = generate(
+        model, ids, sampler=sampler, attention_mask=mask, pad_token_id=PAD, return_dict_in_generate=True, **options
+    )
+    assert torch.equal(
+        out.sequences[:, : ids.shape[1]], ids.repeat_interleave(options.get("num_return_sequences", 1), 0)
+    )
+    columns = (out.sequences[:, ids.shape[1] :], out.step_map[:, ids.shape[1] :], out.nfe, out.steps, out.complete)
+    return [tuple(column[i].tolist() for column in columns) for i in range(len(out.nfe))]
+
+
+@every_sampler
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_row_does_not_depend_on_its_batch(model64, name, temperature):
+    """Prevents whole-batch fallbacks, batch-averaged quotas, noise drawn per batch and state mixed between rows."""
+    rows, sampler = prompts(), SAMPLERS[name]
+    alone = [run(model64, [row], sampler, temperature=temperature)[0] for row in rows]
+    assert len({row[2] for row in alone}) > 1 or name not in ("threshold", "learned_block"), "rows should differ in NFE"
+    assert run(model64, rows, sampler, temperature=temperature) == alone
+    assert run(model64, rows, sampler, side="right", extra=2, temperature=temperature) == alone
+    order = [4, 7, 1, 0, 6, 2, 5, 3]
+    assert run(model64, [rows[i] for i in order], sampler, extra=3, temperature=temperature) == [
+        alone[i] for i in order
+    ]
+
+
+@every_sampler
+def test_row_does_not_depend_on_its_batch_in_full_diffusion(model64, name):
+    """Prevents a window or a step budget that is taken from the batch."""
+    rows, sampler = prompts(4), SAMPLERS[name]
+    alone = [run(model64, [row], sampler, block_length=None, temperature=0.8)[0] for row in rows]
+    assert run(model64, rows, sampler, side="right", block_length=None, temperature=0.8) == alone
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "bert"])
+@pytest.mark.parametrize("name", ["threshold", "random", "klass", "learned_canvas"])
+def test_padding_never_shifts_positions(models64, kind, name):
+    """Prevents padding that moves absolute positions (BERT) or sliding windows (ModernBERT)."""
+    rows, sampler = prompts(4), SAMPLERS[name]
+    alone = [run(models64[kind], [row], sampler, temperature=0.8)[0] for row in rows]
+    assert run(models64[kind], rows, sampler, extra=4, temperature=0.8) == alone
+    assert run(models64[kind], rows, sampler, side="right", extra=1, temperature=0.8) == alone
+
+
+@every_sampler
+@pytest.mark.parametrize("block_length", [None, 4])
+def test_infilled_row_does_not_depend_on_longer_canvases(model64, name, block_length):
+    """Prevents rows with fewer positions to fill from seeing the widest canvas of the batch."""
+    g = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, VOCAB - 1, (4, 14), generator=g)
+    fill = torch.rand(ids.shape, generator=g) < torch.tensor([0.2, 0.9, 0.5, 0.7])[:, None]
+    assert len(set(fill.sum(-1).tolist())) > 2
+    options = {"sampler": SAMPLERS[name], "block_length": block_length, "temperature": 0.8}
+
+    def fields(rows):
+        out = generate(
+            model64, ids[rows], fill_mask=fill[rows], attention_mask=torch.ones_like(ids[rows]),
+            return_dict_in_generate=True, **options
+        )  # fmt: skip
+        return [tuple(v[i].tolist() for v in (out.sequences, out.step_map, out.nfe)) for i in range(len(rows))]
+
+    assert fields([0, 1, 2, 3]) == [fields([i])[0] for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["threshold", "random", "credit", "learned_canvas"])
+def test_guided_row_does_not_depend_on_its_batch(model64, name):
+    """Prevents the unconditional pass from masking padding or neighbours' prompts."""
+    rows, options = prompts(4), {"guidance_scale": 1.7, "temperature": 0.8}
+    alone = [run(model64, [row], SAMPLERS[name], **options)[0] for row in rows]
+    assert run(model64, rows, SAMPLERS[name], side="right", **options) == alone
+
+
+@pytest.mark.parametrize("name", ["threshold", "learned_block"])
+def test_stopping_row_does_not_depend_on_its_batch(model64, name):
+    """Prevents rows that stop early from changing those that go on."""
+    rows = prompts()
+    plain = run(model64, rows, SAMPLERS[name], temperature=0.8)
+    stop = plain[3][0][4]  # a token that some row writes
+    options = {"stop_at_eos": True, "eos_token_id": stop, "temperature": 0.8}
+    alone = [run(model64, [row], SAMPLERS[name], **options)[0] for row in rows]
+    assert alone != plain
+    assert run(model64, rows, SAMPLERS[name], side="right", **options) == alone
+
+
+@every_sampler
+def test_num_return_sequences_equals_alone(model64, name):
+    """Prevents continuations whose randomness depends on the place in the batch."""
+    rows, sampler = prompts(3), SAMPLERS[name]
+    options = {"num_return_sequences": 3, "temperature": 0.8}
+    together = run(model64, rows, sampler, **options)
+    assert together == [out for row in rows for out in run(model64, [row], sampler, **options)]
+    assert [together[i] for i in (0, 3, 6)] == run(model64, rows, sampler, temperature=0.8)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [ThresholdSampler(0.4), RandomSampler(2), ConfidenceSampler(2), learned("canvas", dtype=torch.float32)],
+    ids=lambda sampler: sampler.name,
+)
+def test_float32_rows_differ_at_most_by_rounding(model, sampler):
+    """Prevents batch effects in float32 beyond ties within rounding: at most 1 % of the rows."""
+    rows = [row for row in prompts(120) if len(row) > 2][:80]  # long enough that no two are equal
+    assert len({tuple(row.tolist()) for row in rows}) == len(rows)
+    together = run(model, rows, sampler, temperature=0.8)
+    smaller = [out for i in range(0, 80, 4) for out in run(model, rows[i : i + 4], sampler, "right", temperature=0.8)]
+    alone = [run(model, [row], sampler, temperature=0.8)[0] for row in rows[:30]]
+    pairs = [*zip(together, smaller, strict=True), *zip(together, alone, strict=False)]
+    assert sum(a != b for a, b in pairs) <= len(pairs) // 100
+
+
+@pytest.mark.parametrize("name", ["random", "threshold", "learned_block"])
+def test_seeds(model64, name):
+    """Prevents hidden global randomness, and a seed without effect."""
+    rows, sampler = prompts(), SAMPLERS[name]
+    first = run(model64, rows, sampler, temperature=0.8, seed=11)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert run(model64, rows, sampler, temperature=0.8, seed=11) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    other = run(model64, rows, sampler, temperature=0.8, seed=12)
+    assert all(a[0] != b[0] for a, b in zip(first, other, strict=True))
+
+
+def test_seed_is_irrelevant_to_greedy_deterministic_decoding(model64):
+    """Prevents noise from leaking into temperature 0."""
+    rows = prompts()
+    a, b = (run(model64, rows, ThresholdSampler(0.4), seed=seed) for seed in (1, 2))
+    assert a == b
+
+
+def test_equal_prompts_of_one_call_differ(model64):
+    """Prevents a group of rollouts of one prompt from being copies."""
+    rows = [prompts()[1]] * 6
+    tokens = [tuple(out[0]) for out in run(model64, rows, ThresholdSampler(0.4), temperature=3.0)]
+    assert len(set(tokens)) == 6
+    same = [tuple(out[0]) for out in run(model64, rows, RandomSampler(2))]
+    assert len(set(same)) > 1, "the order is random too"
+
+
+def test_equal_prompts_differ_by_occurrence_whatever_lies_between(model64):
+    """Prevents occurrence numbers that count other prompts."""
+    a, b = prompts(2)
+    options = {"temperature": 0.8}
+    twice = run(model64, [a, a], RandomSampler(), **options)
+    mixed = run(model64, [b, a, b, a], RandomSampler(), **options)
+    assert [mixed[1], mixed[3]] == twice
+
+
+def test_seed_per_row_equals_separate_calls(model64):
+    """Prevents per-row seeds from being read in the wrong order; the trainer passes row ids."""
+    rows, seeds = prompts(4), [7, 8, 7, 2**40]
+    together = run(model64, rows, RandomSampler(), temperature=0.8, seed=torch.tensor(seeds))
+    assert together == [
+        run(model64, [row], RandomSampler(), temperature=0.8, seed=seed)[0]
+        for row, seed in zip(rows, seeds, strict=True)
+    ]
+    equal = [rows[0]] * 2  # equal prompts with different seeds are first occurrences both
+    together = run(model64, equal, RandomSampler(), temperature=0.8, seed=torch.tensor([3, 4]))
+    assert together == [run(model64, [rows[0]], RandomSampler(), temperature=0.8, seed=s)[0] for s in (3, 4)]
