@@ -1,0 +1,117 @@
+"""Does the choice of order matter in the embedded environment? Accuracy and forward passes of every rule.
+
+    python examples/tiny_environment.py                     # validation problems, a few minutes
+    python examples/tiny_environment.py --split test --limit 600 --json tiny.json
+
+Prints one Markdown table per task (blocks of a quarter of the answer beside full diffusion) with standard errors,
+then the bars that the environment has to clear. Deterministic rules need one run; ``random`` is a draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import track
+
+import hf_unmask
+from hf_unmask.demo import DemoRow, measure, settings
+from hf_unmask.specs import parse_samplers
+from hf_unmask.tiny import TASKS, held_out, load_tiny
+
+FIXED = ("left_to_right", "left_to_right:k=2", "left_to_right:k=4", "random", "random:k=2", "random:k=4")
+CONFIDENCE = (
+    "confidence",
+    "confidence:k=2",
+    "confidence:k=4",
+    "margin",
+    "entropy",
+    "threshold:threshold=0.95",
+    "threshold:threshold=0.7",
+    "threshold:threshold=0.5",
+    "threshold:threshold=0.3",
+    "entropy_bound",
+    "factor",
+    "klass",
+    "credit",
+)
+OTHERS = ("dilated", "pc", "eos_suppress(threshold:threshold=0.95)", "eos_suppress(threshold:threshold=0.5)")
+
+
+def table(rows: list[DemoRow], task: str) -> str:
+    """Markdown: one line per sampler, both regimes."""
+    found = {(row.sampler, row.block_length is None): row for row in rows if row.task == task}
+    blocks = next(row.regime for row in rows if row.task == task and row.block_length)
+    lines = [f"| {task} | {blocks}: accuracy @ NFE | full diffusion: accuracy @ NFE |", "|---|---|---|"]
+    for spec in dict.fromkeys(row.sampler for row in rows):
+        cells = [f"{percent(found[spec, full])} @ {found[spec, full].nfe:.1f}" for full in (False, True)]
+        lines.append(f"| `{spec}` | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def percent(row: DemoRow) -> str:
+    error = math.sqrt(row.accuracy * (1 - row.accuracy) / row.problems)
+    return f"{100 * row.accuracy:.1f} ± {100 * error:.1f} %"
+
+
+def bars(rows: list[DemoRow]) -> list[tuple[str, bool]]:
+    """What the environment promises, and whether it holds."""
+    at = {(row.task, row.sampler, row.block_length is None): row for row in rows}
+    gains = {
+        spec: 100 * (at["chain_sum", spec, False].accuracy - at["chain_sum", spec, True].accuracy)
+        for spec in map(str, parse_samplers(CONFIDENCE))
+    }
+    best = max(("confidence", "left_to_right"), key=lambda spec: at["chain_sum", spec, False].accuracy)
+    single = 100 * at["chain_sum", best, False].accuracy
+    sudoku = 100 * at["mini_sudoku", "confidence", False].accuracy
+    fall = 100 * (
+        at["chain_sum", "threshold:threshold=0.95", False].accuracy
+        - at["chain_sum", "threshold:threshold=0.3", False].accuracy
+    )
+    losers = {name: [s for s in gains if s.partition(":")[0] == name] for name in {s.partition(":")[0] for s in gains}}
+    kept = sorted(name for name, specs in losers.items() if max(gains[spec] for spec in specs) < 10)
+    return [
+        (f"chain_sum, one token per step in blocks ({best}): {single:.1f} %, bar 75 %", single >= 75),
+        (f"mini_sudoku, one token per step in blocks (confidence): {sudoku:.1f} %, bar 90 %", sudoku >= 90),
+        (f"threshold 0.3 loses {fall:.1f} points against 0.95 in blocks, bar 10", fall >= 10),
+        (f"full diffusion: rules that lose fewer than 10 points against their blocks: {kept or 'none'}", not kept),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("validation", "test"), default="validation")
+    parser.add_argument("--limit", type=int, default=100, help="problems per task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    args = parser.parse_args()
+    model, tokenizer = load_tiny()
+    problems = {task: held_out(task, args.split, args.limit) for task in TASKS}
+    todo = settings(parse_samplers(FIXED + CONFIDENCE + OTHERS))
+    rows = [
+        measure(model, tokenizer, setting, problems[setting.task], seed=args.seed)
+        for setting in track(todo, console=Console(stderr=True))
+    ]
+    print(
+        f"{args.split}, {args.limit} problems per task, seed {args.seed}, {datetime.date.today()}, "
+        f"hf_unmask {hf_unmask.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{torch.get_num_threads()} threads, {platform.machine()}\n"
+    )
+    for task in TASKS:
+        print(table(rows, task), "\n")
+    for text, holds in bars(rows):
+        print(f"- [{'x' if holds else ' '}] {text}")
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""The command line. Everything heavy is imported inside functions, so that ``hf-unmask --help`` is quick."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from hf_unmask import __version__
+from hf_unmask.evaluation import report_cli
+
+if TYPE_CHECKING:
+    from hf_unmask.demo import DemoRow, Setting
+    from hf_unmask.output import UnmaskOutput
+    from hf_unmask.tiny import HeldOut
+
+app = typer.Typer(
+    name="hf-unmask",
+    help="Unmasking samplers for diffusion language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_NEW_TOKENS = 128
+_PIPE_WIDTH = 100
+_STEP_DELAY = 0.12
+_INTERRUPTED = 130
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def main() -> None:
+    """Console entry point."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    del version
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a user can get wrong ends in one line on stderr and exit code 2; Ctrl-C in code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("HF_UNMASK_TRACEBACK") == "1":
+            raise
+        typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    # a pipe has no width of its own
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+# --------------------------------------------------------------------------------------------------------------- demo
+
+
+@app.command()
+def demo(
+    limit: Annotated[int, typer.Option(min=1, help="Problems per task.")] = 50,
+    split: Annotated[str, typer.Option(help="validation or test. The test problems are for final tables.")] = (
+        "validation"
+    ),
+    samplers: Annotated[
+        list[str] | None, typer.Option(help="Sampler spec; repeat it, or give several separated by spaces.")
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare samplers on held-out problems with the embedded model, then show one answer being unmasked."""
+    with _plain_errors():
+        from hf_unmask.demo import DEFAULT_SAMPLERS, settings
+        from hf_unmask.specs import parse_samplers
+        from hf_unmask.tiny import TASKS, held_out, load_tiny
+
+        plan = settings(parse_samplers(samplers or DEFAULT_SAMPLERS))
+        problems = {task: held_out(task, _split(split), limit) for task in TASKS}
+        _quiet()
+        model, tokenizer = load_tiny()
+        rows, finished = _measure_all(model, tokenizer, plan, problems, seed)
+        if as_json:
+            _print_json({"split": split, "seed": seed, "finished": finished, "rows": [asdict(row) for row in rows]})
+        else:
+            _print_rows(rows, split, limit)
+        if not finished:
+            raise KeyboardInterrupt
+        if not as_json:
+            _show_one(model, tokenizer, _shown(plan, chosen=samplers is not None), problems, seed)
+
+
+def _split(name: str) -> Literal["validation", "test"]:
+    if name == "validation":
+        return "validation"
+    if name == "test":
+        return "test"
+    raise ValueError(f"`--split` must be validation or test, got {name!r}")
+
+
+def _measure_all(
+    model: Any, tokenizer: Any, plan: list[Setting], problems: dict[str, list[HeldOut]], seed: int
+) -> tuple[list[DemoRow], bool]:
+    """Rows in order; False if Ctrl-C cut them short."""
+    from hf_unmask.demo import measure
+
+    console = _console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    rows: list[DemoRow] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=sum(len(problems[setting.task]) for setting in plan))
+        try:
+            for setting in plan:
+                progress.update(bar, description=escape(f"{setting.task}, {setting.regime}, {setting.label}"))
+                rows.append(
+                    measure(
+                        model,
+                        tokenizer,
+                        setting,
+                        problems[setting.task],
+                        seed=seed,
+                        on_batch=lambda count: progress.advance(bar, count),
+                    )
+                )
+        except KeyboardInterrupt:
+            return rows, False
+    return rows, True
+
+
+def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
+    table = Table(title=f"{limit} {split} problems per task, embedded model", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in ("accuracy", "mean NFE", "tokens/NFE", "seconds", "s/answer"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for (task, regime), group in itertools.groupby(rows, key=lambda row: (row.task, row.regime)):
+        table.add_section()
+        table.add_row(Text(f"{task}, {regime}", style="bold"))
+        for row in group:
+            table.add_row(
+                Text(f"  {row.label}"),
+                f"{row.accuracy:.1%}",
+                f"{row.nfe:.1f}",
+                f"{row.tokens_per_forward:.2f}",
+                f"{row.seconds:.1f}",
+                f"{row.seconds_per_sequence:.3f}",
+            )
+    console = _console()
+    console.print(table)
+    console.print("NFE: forward passes of the model per answer. Blocks are filled left to right.")
+
+
+def _shown(plan: list[Setting], *, chosen: bool) -> Setting:
+    """The setting that is shown step by step: the first one chosen, or the 0.9 threshold."""
+    if chosen:
+        return plan[0]
+    return next(setting for setting in plan if str(setting.sampler).startswith("threshold"))
+
+
+def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, list[HeldOut]], seed: int) -> None:
+    from hf_unmask.demo import answer
+    from hf_unmask.watch import watching
+
+    console, problem = _console(), problems[setting.task][0]
+    console.print(f"\n{problem.prompt!r} with {setting.label}, {setting.regime}:", markup=False)
+    with watching(console, tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
+        texts, output = answer(model, tokenizer, setting, [problem.prompt], seed=seed, on_step=show)
+    verdict = "right" if problem.solved_by(texts[0]) else f"wrong, expected {problem.answer!r}"
+    console.print(f"{int(output.nfe[0])} forward passes; the answer is {verdict}.", markup=False)
+
+
+# ----------------------------------------------------------------------------------------------------------- generate
+
+
+@app.command()
+def generate(  # noqa: PLR0913 - one argument per option
+    model: Annotated[str, typer.Option(help="Folder or repository of a denoiser, or `tiny` for the embedded one.")],
+    prompt: Annotated[list[str], typer.Option(help="Prompt; repeat it for a batch.")],
+    sampler: Annotated[str, typer.Option(help="Sampler spec, see `hf-unmask samplers`.")] = "threshold:threshold=0.9",
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens to add; 0 fills the mask tokens of the prompt. [default: 128, or tiny's longest answer]"
+        ),
+    ] = None,
+    block_length: Annotated[int | None, typer.Option(help="Block size. [default: full diffusion]")] = None,
+    temperature: Annotated[float, typer.Option(help="Of the token draw; 0 takes the most probable.")] = 0.0,
+    seed: SeedOption = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run model code that comes with the repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="[default: cuda if there is one, else cpu]")] = None,
+    watch: Annotated[bool, typer.Option(help="Show the unmasking as it happens.")] = False,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Chat template. [default: if the tokenizer has one]")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Answer prompts with a masked diffusion language model."""
+    with _plain_errors():
+        from hf_unmask.demo import texts_of
+        from hf_unmask.specs import parse_sampler
+        from hf_unmask.tiny import TASKS, answer_length
+
+        rule = parse_sampler(sampler)
+        _quiet()
+        network, tokenizer = _load(model, trust_remote_code, revision, dtype, device)
+        if max_new_tokens is None:
+            max_new_tokens = max(map(answer_length, TASKS)) if model == "tiny" else _NEW_TOKENS
+        options = {"max_new_tokens": max_new_tokens, "block_length": block_length, "temperature": temperature}
+        encoded = _encode(tokenizer, prompt, chat)
+        began = time.perf_counter()
+        watched = prompt if watch else None
+        output = _run(network, tokenizer, encoded, watched, as_json, sampler=rule, seed=seed, **options)
+        seconds = time.perf_counter() - began
+        start = encoded["input_ids"].shape[1] if max_new_tokens else 0
+        stops = network.generate.denoiser.stop_token_ids if max_new_tokens else ()
+        texts = texts_of(tokenizer, output.sequences[:, start:], stops)
+        if as_json:
+            results = [
+                {"prompt": text, "text": answer, **_numbers(output, row, start)}
+                for row, (text, answer) in enumerate(zip(prompt, texts, strict=True))
+            ]
+            settings = {"model": model, "sampler": str(rule), "seed": seed, **options}
+            _print_json({**settings, "seconds": seconds, "version": __version__, "results": results})
+        else:
+            typer.echo("\n".join(texts))
+
+
+def _run(
+    network: Any, tokenizer: Any, encoded: dict[str, Any], watched: list[str] | None, as_json: bool, **options: Any
+) -> Any:
+    """Generate; with ``watched`` prompts shown live, on stderr if stdout is for JSON."""
+    options |= {"attention_mask": encoded["attention_mask"], "return_dict_in_generate": True}
+    if watched is None:
+        return network.generate(encoded["input_ids"], **options)
+    from hf_unmask.watch import watching
+
+    with watching(_console(stderr=as_json), tokenizer, watched) as show:
+        return network.generate(encoded["input_ids"], on_step=show, **options)
+
+
+def _numbers(output: UnmaskOutput, row: int, start: int) -> dict[str, Any]:
+    fields = ("nfe", "steps", "tokens_per_forward", "complete")
+    numbers = {name: getattr(output, name)[row].item() for name in fields}
+    rows = {"tokens": output.sequences, "step_map": output.step_map}
+    return numbers | {name: values[row, start:].tolist() for name, values in rows.items()}
+
+
+def _load(name: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str | None) -> tuple[Any, Any]:
+    """An attached model in eval mode, and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    from hf_unmask.attaching import attach
+    from hf_unmask.tiny import load_tiny
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ValueError(f"`--dtype` must be auto, float32, bfloat16 or float16, got {dtype!r}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "tiny":
+        tiny: Any
+        tiny, tokenizer = load_tiny()
+        return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name, **source)
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    loaded = _auto_class(config, name).from_pretrained(name, dtype=dtype, **source).to(device).eval()
+    return attach(loaded, tokenizer=tokenizer), tokenizer
+
+
+def _auto_class(config: Any, name: str) -> Any:
+    """The masked-LM class where there is one, else the class that the repository's own code registers."""
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+        return transformers.AutoModelForMaskedLM
+    for entry in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel"):
+        if entry in (getattr(config, "auto_map", None) or {}):
+            return getattr(transformers, entry)
+    raise ValueError(
+        f"{name!r} holds a {config.model_type!r} model, which is neither a masked language model of transformers nor "
+        "one with code of its own"
+    )
+
+
+def _encode(tokenizer: Any, prompts: list[str], chat: bool | None) -> dict[str, Any]:
+    """Left-padded ids [B, P] and attention mask [B, P]."""
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    if chat and not has_template:
+        raise ValueError("`--chat` was given, but the tokenizer has no chat template")
+    if has_template and chat is not False:
+        turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    special = not (has_template and chat is not False)
+    encoded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=special)
+    return {name: encoded[name].long() for name in ("input_ids", "attention_mask")}
+
+
+# ----------------------------------------------------------------------------------------------------------- samplers
+
+
+@app.command()
+def samplers(as_json: JsonFlag = False) -> None:
+    """List the samplers with their parameters, defaults and sources."""
+    with _plain_errors():
+        from hf_unmask.specs import sampler_table
+
+        rows = sampler_table()
+        if as_json:
+            _print_json({"samplers": [row._asdict() for row in rows]})
+            return
+        for row in rows:
+            typer.echo(f"{row.name}  ({row.parameters})")
+            typer.echo(f"    {row.summary}")
+            typer.echo(f"    {row.source}")
+
+
+# --------------------------------------------------------------------------------------------------- report and watch
+
+app.command()(report_cli.report)
+app.command()(report_cli.watch)
+
+
+def _quiet() -> None:
+    """No progress bars or notices of libraries between our lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not sys.warnoptions:
+        logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    main()

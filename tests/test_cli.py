@@ -1,0 +1,153 @@
+"""The command line, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch.nn.modules.module import register_module_forward_pre_hook
+from typer.testing import CliRunner
+
+from hf_unmask import __version__
+from hf_unmask.cli import app
+from hf_unmask.tiny import answer_length
+
+GENERATE = ["generate", "--model", "tiny", "--max-new-tokens", "12", "--sampler", "left_to_right:k=4"]
+DEMO = ["demo", "--limit", "2", "--samplers", "left_to_right:k=48"]
+
+
+@pytest.fixture(autouse=True)
+def _library_logging() -> Iterator[None]:
+    """Commands silence transformers; other tests must not notice."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)
+    logging.enable_progress_bar()
+
+
+def call(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_version() -> None:
+    assert call("--version").stdout.strip() == __version__
+
+
+def test_help_is_quick() -> None:
+    """Help, version and usage errors must not wait seconds for torch."""
+    code = (
+        "import sys\nfrom hf_unmask.cli import main\nsys.argv = ['hf-unmask', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('heavy:', {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy: set()" in result.stdout and "generate" in result.stdout
+
+
+def test_samplers() -> None:
+    text = call("samplers").stdout
+    assert "threshold=0.9" in text and "https://arxiv.org/abs/2505.22618" in text
+    rows = json.loads(call("samplers", "--json").stdout)["samplers"]
+    assert {"threshold", "learned"} <= {row["name"] for row in rows}
+
+
+def test_generate_prints_one_text_per_prompt() -> None:
+    lines = call(*GENERATE, "--prompt", "3+4-2=", "--prompt", "5+8+1+1=").stdout.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("3+4")
+
+
+def test_generate_json() -> None:
+    result = call(*GENERATE, "--prompt", "3+4-2=", "--prompt", "5+8+1+1=", "--json", "--watch", "--seed", "3")
+    value = json.loads(result.stdout)
+    assert value["sampler"] == "left_to_right:k=4" and value["seed"] == 3
+    first, second = value["results"]
+    assert first["nfe"] == 3 and first["complete"] and len(second["tokens"]) == len(second["step_map"]) == 12
+    assert "step   1" in result.stderr
+
+
+def test_generate_fills_gaps() -> None:
+    assert "<mask>" not in call(*GENERATE, "--max-new-tokens", "0", "--prompt", "3+4=<mask>").stdout
+
+
+def test_generate_dtype_and_device() -> None:
+    call(*GENERATE, "--prompt", "3+4-2=", "--dtype", "bfloat16", "--device", "cpu", "--temperature", "0.5")
+
+
+def test_watch_in_a_pipe_is_plain() -> None:
+    """A real pipe: no escape codes, one line per step."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "hf_unmask.cli", *GENERATE, "--prompt", "3+4-2=", "--watch"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "\x1b" not in result.stdout
+    assert [line[:8] for line in result.stdout.splitlines()[:3]] == ["step   1", "step   2", "step   3"]
+
+
+def test_demo() -> None:
+    text = call(*DEMO).stdout
+    assert f"chain_sum, blocks of {answer_length('chain_sum') // 4}" in text and "mini_sudoku, full diffusion" in text
+    assert "forward passes; the answer is" in text and "\x1b" not in text
+
+
+def test_demo_json() -> None:
+    value = json.loads(call(*DEMO, "--split", "test", "--json").stdout)
+    assert value["finished"] and value["split"] == "test" and len(value["rows"]) == 4
+    row = value["rows"][0]
+    assert row["nfe"] == 4 and row["tokens_per_forward"] == answer_length("chain_sum") / 4 and 0 <= row["accuracy"] <= 1
+
+
+def test_demo_ends_cleanly_with_ctrl_c() -> None:
+    """The rows so far are printed, not lost."""
+    calls = 0
+
+    def press(module: Any, inputs: Any) -> None:
+        nonlocal calls
+        calls += type(module).__name__.endswith("ForMaskedLM")
+        if calls == 5:  # the first row takes 4
+            calls += 1
+            signal.raise_signal(signal.SIGINT)
+
+    hook = register_module_forward_pre_hook(press)
+    try:
+        result = call(*DEMO, "--json", code=130)
+    finally:
+        hook.remove()
+    value = json.loads(result.stdout)
+    assert len(value["rows"]) == 1 and not value["finished"]
+    assert result.stderr.strip() == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ([*GENERATE[:5], "--sampler", "thresold", "--prompt", "a"], "did you mean 'threshold'"),
+        (["generate", "--model", "./no/such/folder", "--prompt", "a"], "no/such/folder"),
+        ([*GENERATE, "--prompt", "1+1=", "--temperature", "-1"], "temperature"),
+        ([*GENERATE, "--prompt", "1+1=", "--block-length", "0"], "block_length"),
+        ([*GENERATE, "--prompt", "1+1=", "--dtype", "int3"], "int3"),
+        ([*GENERATE, "--prompt", "1+1=", "--device", "nowhere"], "nowhere"),
+        ([*GENERATE, "--prompt", "1+1=", "--chat"], "no chat template"),
+        ([*GENERATE, "--max-new-tokens", "9999", "--prompt", "1+1="], "max_new_tokens"),
+        (["demo", "--limit", "1000000"], "1000000"),
+        (["demo", "--split", "train"], "train"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], says: str) -> None:
+    result = call(*arguments, code=2)
+    assert result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: ") and says in result.stderr
+
+
+def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_UNMASK_TRACEBACK", "1")
+    result = CliRunner().invoke(app, [*GENERATE, "--prompt", "a", "--sampler", "nope"])
+    assert isinstance(result.exception, ValueError)

@@ -1,0 +1,73 @@
+"""The README is executable and complete: its Python blocks run, its tables and its layout are those of the code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from hf_unmask.specs import sampler_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def samplers_markdown() -> str:
+    """The table between the markers; printed by ``python tests/test_readme.py`` to be pasted."""
+    lines = ["| name | class and parameters | what it does | source |", "|---|---|---|---|"]
+    for row in sampler_table():
+        summary = row.summary.replace("|", "\\|")
+        source = f"[link]({row.source})" if row.source else ""
+        lines.append(f"| `{row.name}` | `{row.class_name}({row.parameters})` | {summary} | {source} |")
+    return "\n".join(lines)
+
+
+def between(name: str) -> str:
+    return README.split(f"<!-- {name}:start -->")[1].split(f"<!-- {name}:end -->")[0].strip()
+
+
+def test_python_blocks_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)  # dataclasses look their module up
+    for place, block in enumerate(blocks):
+        exec(compile(block, f"README block {place}", "exec"), vars(module))  # blocks build on each other
+    assert len(blocks) >= 4
+    assert capsys.readouterr().out
+
+
+def test_attach_is_shown_early() -> None:
+    assert "attach(" in "\n".join(README.splitlines()[:30])
+
+
+def test_sampler_table_is_current() -> None:
+    """A new sampler or another default must reach the README: paste `python tests/test_readme.py`."""
+    assert between("samplers") == samplers_markdown()
+
+
+@pytest.mark.parametrize("folder", ["hf_unmask", "trainers"])
+def test_layout_names_every_file(folder: str) -> None:
+    layout = README.split("## Layout")[1]
+    files = [path for path in sorted((ROOT / folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    weights = ROOT / "hf_unmask" / "tiny" / "model"
+    names = {path.relative_to(ROOT).as_posix() for path in files if weights not in path.parents}
+    named = set(re.findall(r"^(\S+?) {2,}", layout, flags=re.M))
+    assert names - named == set()
+    assert {name for name in named if name.startswith(f"{folder}/") and not (ROOT / name).exists()} == set()
+
+
+def test_commands_exist() -> None:
+    """No promised command that is not there."""
+    from typer.main import get_command
+
+    from hf_unmask.cli import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(re.findall(r"^hf-unmask (\w+)", README, flags=re.M)) <= known
+
+
+if __name__ == "__main__":
+    sys.stdout.write(samplers_markdown() + "\n")

@@ -1,0 +1,128 @@
+"""The embedded model and its problems are what the README says they are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hf_unmask.trainers import problems
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import hf_unmask
+from hf_unmask.demo import Setting, measure
+from hf_unmask.samplers import ConfidenceSampler
+from hf_unmask.tiny import TASKS, answer_length, held_out, last_number, load_tiny
+
+FOLDER = Path(hf_unmask.__file__).parent / "tiny"
+SCRIPT = Path(__file__).parent.parent / "examples" / "train_tiny_denoiser.py"
+
+
+def test_loads_with_plain_transformers_and_is_small():
+    model = AutoModelForMaskedLM.from_pretrained(FOLDER / "model")
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER / "model")
+    assert type(model).__module__.startswith("transformers.")
+    assert model.num_parameters() <= 4_000_000
+    assert sum(path.stat().st_size for path in (FOLDER / "model").iterdir()) <= 8_000_000
+    assert len(tokenizer) == model.config.vocab_size
+    assert tokenizer.mask_token_id == model.config.mask_token_id
+
+
+def test_load_tiny_is_attached_float32_and_in_eval_mode():
+    model, tokenizer = load_tiny()
+    assert model.dtype == torch.float32 and not model.training
+    prompt = tokenizer(["7+8-3="], return_tensors="pt")["input_ids"]
+    output = model.generate(prompt, sampler=ConfidenceSampler(), max_new_tokens=answer_length("chain_sum"))
+    assert output.shape == (1, prompt.shape[1] + answer_length("chain_sum"))
+
+
+@pytest.mark.parametrize("text", ["7+8-3=", "sudoku _32_/1__4/_1_2/_41_=", "héllo wörld", ""])
+def test_tokenizer_round_trips_any_text(text):
+    _, tokenizer = load_tiny()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_numbers_and_cells_are_single_tokens():
+    _, tokenizer = load_tiny()
+    assert all(len(tokenizer(f"={n}")["input_ids"]) == 2 for n in range(-27, 46))
+    assert len(tokenizer("2143/4312/1234/3421")["input_ids"]) == 19
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_held_out_problems_are_disjoint_and_reproducible(task, tmp_path):
+    """No validation or test problem may be seen in training, and the data is what the generator writes."""
+    splits = {split: held_out(task, split) for split in ("validation", "test")}
+    prompts = {split: {row.prompt for row in rows} for split, rows in splits.items()}
+    assert len(prompts["test"]) >= 500 and len(prompts["validation"]) >= 200
+    assert not prompts["test"] & prompts["validation"]
+    train = {row.prompt for row in problems.distinct(task, "train", 2000, seed=1)}
+    assert not train & (prompts["test"] | prompts["validation"])
+    if task == "mini_sudoku":  # disjoint by solution grid, not only by puzzle
+        grids = [{row.answer for row in rows} for rows in splits.values()]
+        seen = {row.answer for row in problems.distinct(task, "train", 2000, seed=1)}
+        assert not grids[0] & grids[1] and not seen & (grids[0] | grids[1])
+    problems.write_held_out(tmp_path)
+    for split in splits:
+        name = f"{task}-{split}.jsonl"
+        assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
+
+
+def test_there_are_288_grids():
+    splits = problems._grid_split()
+    assert len(splits) == 288
+
+
+def test_worked_solutions_end_in_the_answer():
+    for problem in problems.distinct("chain_sum", "train", 200, seed=3):
+        assert last_number(problem.solution) == problem.answer
+        expression = problem.metadata["expression"]
+        assert eval(expression) == int(problem.answer)  # digits and signs only
+
+
+def test_data_holds_no_worked_solution():
+    row = json.loads((FOLDER / "chain_sum-test.jsonl").read_text().splitlines()[0])
+    assert set(row) == {"task", "prompt", "answer", "metadata"}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("total -5", "-5"), ("7-3", "3"), ("", None), ("-0", "0"), ("3 apples", "3"), ("5-8=-3 giving 07", "7")],
+)
+def test_last_number(text, number):
+    assert last_number(text) == number
+
+
+def test_bad_requests_are_named():
+    with pytest.raises(ValueError, match="'chess'"):
+        held_out("chess", "test")
+    with pytest.raises(ValueError, match="got 0"):
+        held_out("chain_sum", "test", 0)
+    with pytest.raises(ValueError, match="got 9999"):
+        held_out("chain_sum", "test", 9999)
+
+
+@pytest.mark.parametrize(("task", "least"), [("chain_sum", 0.65), ("mini_sudoku", 0.8)])
+def test_it_solves_held_out_problems(task, least):
+    """A wrong checkpoint, tokenizer or prompt format would show here. The exact figures are in the README."""
+    model, tokenizer = load_tiny()
+    setting = Setting(task, answer_length(task) // 4, ConfidenceSampler())
+    row = measure(model, tokenizer, setting, held_out(task, "validation", 50))
+    assert row.accuracy >= least
+
+
+def run_training(output: Path, updates: int, *extra: str) -> None:
+    arguments = ["--batch-size", "10", "--hidden-size", "32", "--layers", "1", "--save-every", "2", "--no-compile"]
+    command = [sys.executable, str(SCRIPT), "--output", str(output), "--updates", str(updates), *arguments, *extra]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def test_training_resumes_exactly(tmp_path):
+    """A run that was stopped and resumed ends in the weights of an uninterrupted one, bit for bit."""
+    run_training(tmp_path / "whole", 4)
+    run_training(tmp_path / "parts", 4, "--stop-after", "2")
+    run_training(tmp_path / "parts", 4, "--export", str(tmp_path / "exported"))
+    whole, parts = (torch.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
+    assert whole["done"] == parts["done"] == 4
+    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "exported").config.num_hidden_layers == 1
