@@ -102,8 +102,10 @@ class Denoiser:
             )
         if stop_token_ids is None:
             found = _first(sources, "eos_token_id", None)
-            stop_token_ids = family.stop_token_ids if found is None else [found] if isinstance(found, int) else found
-        stops = tuple(int(token) for token in stop_token_ids)
+            named = [] if found is None else [found] if isinstance(found, int) else list(found)
+            # configs name one end of text, the table also the end of a turn
+            stop_token_ids = [*named, *(token for token in family.stop_token_ids if token < vocab_size)]
+        stops = tuple(dict.fromkeys(int(token) for token in stop_token_ids))
         if pad_token_id is None:
             pad_token_id = _first(sources, "pad_token_id", stops[0] if stops else 0)
         if tokenizer is not None and len(tokenizer) > vocab_size:

@@ -1,0 +1,250 @@
+"""Rules about the package as a whole, read from its source."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tokenize
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hf_unmask
+
+PACKAGE = Path(hf_unmask.__file__).parent
+ROOT = PACKAGE.parent
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+#: A module imports from earlier rows only. A name stands for itself; "name.*" for the modules below it.
+LAYERS = [
+    ["step", "randomness", "output", "configuration", "policy.config"],
+    ["reading", "denoisers", "policy.distribution"],
+    ["canvas", "policy.model"],
+    ["policy.loading"],
+    ["policy.pretrained"],
+    ["stopping", "recording", "policy.decision"],
+    ["policy"],
+    ["generation"],
+    ["attaching", "samplers.base"],
+    ["samplers.threshold"],
+    ["samplers.*"],
+    ["samplers"],
+    ["specs", "tiny", "tiny.*", "watch"],
+    ["demo", "metrics", "metrics.*"],
+    ["evaluation", "evaluation.*"],
+    ["cli"],
+    ["trainers", "trainers.*", "compat", "integrations.*"],
+]
+#: The package's __init__ names everything lazily; only what it holds itself may be imported from it.
+LIGHT = {"__version__"}
+
+
+def row(module: str) -> int:
+    for names in ({module}, {f"{module.split('.')[0]}.*"}):
+        for number, layer in enumerate(LAYERS):
+            if names & set(layer):
+                return number
+    raise AssertionError(f"hf_unmask.{module} has no place in LAYERS")
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+def type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(node: ast.AST) -> list[tuple[str, tuple[str, ...]]]:
+    """Modules imported anywhere below, inside functions and for type checkers too, and the names taken from them."""
+    found = []
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            found += [(alias.name, ()) for alias in child.names]
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            found.append((child.module, tuple(alias.name for alias in child.names)))
+    return found
+
+
+def own_modules(node: ast.AST) -> set[str]:
+    found = set()
+    for module, names in imports(node):
+        if module == "hf_unmask":
+            found |= {name for name in names if name not in LIGHT}
+        elif module.startswith("hf_unmask."):
+            inner = module.removeprefix("hf_unmask.")
+            submodules = {f"{inner}.{name}" for name in names if f"{inner}.{name}" in FILES}
+            found |= submodules or {inner}
+    return found
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m != "__init__"])
+def test_imports_point_one_way(module):
+    below = {name for name in own_modules(tree(module)) if not (in_evaluation(module) and in_evaluation(name))}
+    upward = {name for name in below if row(name) >= row(module)}
+    assert not upward, f"hf_unmask.{module} imports {sorted(upward)} from its own row or a later one"
+
+
+def in_evaluation(module: str) -> bool:
+    """One leaf of the package; nothing but the command line builds on it, so inside it only cycles matter."""
+    return module.split(".")[0] == "evaluation"
+
+
+def test_no_import_cycles():
+    graph = {module: own_modules(tree(module)) - {module} for module in FILES if module != "__init__"}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(graph)
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m != "__init__"])
+def test_nothing_needs_the_training_stack(module):
+    heavy = {"trl", "datasets", "evaluate", "reasoning_gym"}
+    if module.split(".")[0] != "metrics":  # modules of `evaluate`, in its format
+        assert not {name.split(".")[0] for name, _ in imports(tree(module))} & heavy
+    assert not {name for name in own_modules(tree(module)) if name.split(".")[0] == "trainers"}
+
+
+def calls(module: str) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)}
+
+
+def test_the_denoiser_is_called_in_one_place():
+    callers = {m for m in FILES if any(re.search(r"(^|\.)_?denoiser$", name) for name in calls(m))}
+    assert callers == {"generation"}
+    assert {m for m in FILES if calls(m) & {"self.model", "denoiser.model", "self.denoiser.model"}} == {"denoisers"}
+
+
+def code_without_prose(path: Path) -> str:
+    """The source without comments and docstrings."""
+    source = path.read_text(encoding="utf-8")
+    prose = {
+        node.body[0].value.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+    }
+    with path.open("rb") as file:
+        tokens = list(tokenize.tokenize(file.readline))
+    kept = [t for t in tokens if t.type != tokenize.COMMENT]
+    return " ".join(t.string for t in kept if not (t.type == tokenize.STRING and t.start[0] in prose))
+
+
+def test_family_names_stay_in_the_adapters():
+    family = re.compile(r"llada|dream|126336|151666", re.IGNORECASE)
+    holders = {m for m, path in FILES.items() if family.search(code_without_prose(path))}
+    assert {m.split(".")[0] for m in holders} <= {"denoisers", "compat", "integrations"}
+    assert "denoisers" in holders
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_costs_nothing():
+    heavy = {"torch", "transformers", "trl", "datasets", "evaluate", "accelerate", "typer", "rich", "numpy"}
+    assert not loaded_by("import hf_unmask") & heavy
+
+
+def test_hand_written_samplers_load_no_policy():
+    loaded = loaded_by("from hf_unmask.samplers import ThresholdSampler")
+    assert "hf_unmask.samplers.threshold" in loaded
+    assert not {name for name in loaded if name.startswith("hf_unmask.policy") or name == "hf_unmask.samplers.learned"}
+    assert not loaded & {"trl", "datasets", "evaluate"}
+
+
+def test_every_public_name_resolves_and_is_typed():
+    typed = {"__version__"}
+    for node in tree("__init__").body:
+        if type_checking(node):
+            for module, names in imports(node):
+                typed |= set(names)
+                for name in names:
+                    home = importlib.import_module(module)
+                    assert getattr(hf_unmask, name) is getattr(home, name)
+    assert set(hf_unmask.__all__) == typed == {*hf_unmask._HOME, "__version__"}
+    assert dir(hf_unmask) == sorted(hf_unmask.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hf_unmask.nothing
+
+
+def interpolates(message: ast.expr) -> bool:
+    if isinstance(message, ast.JoinedStr):
+        return any(isinstance(part, ast.FormattedValue) for part in message.values)
+    if isinstance(message, ast.BinOp):
+        return interpolates(message.left) or interpolates(message.right)
+    return not isinstance(message, ast.Constant)  # a call or a name builds it
+
+
+#: Messages about something that is missing: there is no value to show.
+NOTHING_TO_SHOW = (
+    "`stop_at_eos` is True but the model has no stop token",
+    "name the policy first",
+    "a frequency table needs at least one token id",
+    "pass `max_new_tokens`",
+    "this policy is not speed-conditioned",
+    "`--chat` was given, but the tokenizer has no chat template",
+    "there are no answers to vote on",
+)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_errors_show_the_value(module):
+    for node in ast.walk(tree(module)):
+        assert not isinstance(node, ast.Assert), f"{module}:{node.lineno}: raise an error that says what is wrong"
+        if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
+            continue
+        if ast.unparse(node.exc.func) == "ValueError" and node.cause is None:  # a cause shows its own
+            message = node.exc.args[0]
+            known = any(text in ast.unparse(message) for text in NOTHING_TO_SHOW)
+            assert interpolates(message) or known, f"{module}:{node.lineno}: the message shows no value"
+
+
+def test_the_trainer_stays_small():
+    for path in (ROOT / "trainers").glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
+        pytest.skip("building a wheel offline needs pip and setuptools")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hf_unmask", "trainers"):
+        copy_clean(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return set(zipfile.ZipFile(path).namelist())
+
+
+def copy_clean(source: Path, target: Path) -> None:
+    """So that building leaves nothing behind in the working tree."""
+    if source.is_file():
+        target.write_bytes(source.read_bytes())
+        return
+    target.mkdir()
+    for child in source.iterdir():
+        if child.name != "__pycache__":
+            copy_clean(child, target / child.name)
+
+
+def test_the_wheel_holds_everything_once(wheel):
+    expected = {f"hf_unmask/{path.relative_to(PACKAGE)}" for path in FILES.values()}
+    expected |= {f"hf_unmask/trainers/{path.name}" for path in (ROOT / "trainers").glob("*.py")}
+    expected |= {
+        f"hf_unmask/{p.relative_to(PACKAGE)}" for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc"
+    }
+    assert not expected - wheel
+    assert "hf_unmask/py.typed" in wheel and "hf_unmask/trainers/__init__.py" in wheel
+    assert {name.split("/")[0] for name in wheel if ".dist-info" not in name} == {"hf_unmask"}
