@@ -28,6 +28,7 @@ _HOME = {
     "UnmaskingPolicyConfig": "policy",
     "attach": "attaching",
     "detach": "attaching",
+    "evaluate_samplers": "evaluation.running",
     "generate": "generation",
     "load_tiny": "tiny",
     "parse_sampler": "specs",
@@ -52,6 +53,7 @@ __all__ = [
     "__version__",
     "attach",
     "detach",
+    "evaluate_samplers",
     "generate",
     "load_tiny",
     "parse_sampler",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from hf_unmask.attaching import AttachedGenerate, attach, detach
     from hf_unmask.configuration import UnmaskingGenerationConfig
     from hf_unmask.denoisers import Denoiser
+    from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.generation import generate
     from hf_unmask.output import StepEvent, Trajectory, UnmaskOutput
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig

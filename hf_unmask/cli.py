@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from hf_unmask import __version__
+from hf_unmask.evaluation import cli as evaluate_cli
 from hf_unmask.evaluation import report_cli
+from hf_unmask.terminal import JsonFlag, load_model, make_console, plain_errors, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from hf_unmask.demo import DemoRow, Setting
@@ -36,11 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _NEW_TOKENS = 128
-_PIPE_WIDTH = 100
 _STEP_DELAY = 0.12
 _INTERRUPTED = 130
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -64,31 +59,6 @@ def _options(
     del version
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """What a user can get wrong ends in one line on stderr and exit code 2; Ctrl-C in code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get("HF_UNMASK_TRACEBACK") == "1":
-            raise
-        typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
-        raise typer.Exit(2) from None
-
-
-def _console(*, stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    # a pipe has no width of its own
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
-
-
 # --------------------------------------------------------------------------------------------------------------- demo
 
 
@@ -105,18 +75,18 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Compare samplers on held-out problems with the embedded model, then show one answer being unmasked."""
-    with _plain_errors():
+    with plain_errors():
         from hf_unmask.demo import DEFAULT_SAMPLERS, settings
         from hf_unmask.specs import parse_samplers
         from hf_unmask.tiny import TASKS, held_out, load_tiny
 
         plan = settings(parse_samplers(samplers or DEFAULT_SAMPLERS))
         problems = {task: held_out(task, _split(split), limit) for task in TASKS}
-        _quiet()
+        quiet_libraries()
         model, tokenizer = load_tiny()
         rows, finished = _measure_all(model, tokenizer, plan, problems, seed)
         if as_json:
-            _print_json({"split": split, "seed": seed, "finished": finished, "rows": [asdict(row) for row in rows]})
+            print_json({"split": split, "seed": seed, "finished": finished, "rows": [asdict(row) for row in rows]})
         else:
             _print_rows(rows, split, limit)
         if not finished:
@@ -139,7 +109,7 @@ def _measure_all(
     """Rows in order; False if Ctrl-C cut them short."""
     from hf_unmask.demo import measure
 
-    console = _console(stderr=True)
+    console = make_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: list[DemoRow] = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -179,7 +149,7 @@ def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
                 f"{row.seconds:.1f}",
                 f"{row.seconds_per_sequence:.3f}",
             )
-    console = _console()
+    console = make_console()
     console.print(table)
     console.print("NFE: forward passes of the model per answer. Blocks are filled left to right.")
 
@@ -195,7 +165,7 @@ def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, 
     from hf_unmask.demo import answer
     from hf_unmask.watch import watching
 
-    console, problem = _console(), problems[setting.task][0]
+    console, problem = make_console(), problems[setting.task][0]
     console.print(f"\n{problem.prompt!r} with {setting.label}, {setting.regime}:", markup=False)
     with watching(console, tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
         texts, output = answer(model, tokenizer, setting, [problem.prompt], seed=seed, on_step=show)
@@ -231,14 +201,14 @@ def generate(  # noqa: PLR0913 - one argument per option
     as_json: JsonFlag = False,
 ) -> None:
     """Answer prompts with a masked diffusion language model."""
-    with _plain_errors():
+    with plain_errors():
         from hf_unmask.demo import texts_of
         from hf_unmask.specs import parse_sampler
         from hf_unmask.tiny import TASKS, answer_length
 
         rule = parse_sampler(sampler)
-        _quiet()
-        network, tokenizer = _load(model, trust_remote_code, revision, dtype, device)
+        quiet_libraries()
+        network, tokenizer = load_model(model, trust_remote_code, revision, dtype, device)
         if max_new_tokens is None:
             max_new_tokens = max(map(answer_length, TASKS)) if model == "tiny" else _NEW_TOKENS
         options = {"max_new_tokens": max_new_tokens, "block_length": block_length, "temperature": temperature}
@@ -256,7 +226,7 @@ def generate(  # noqa: PLR0913 - one argument per option
                 for row, (text, answer) in enumerate(zip(prompt, texts, strict=True))
             ]
             settings = {"model": model, "sampler": str(rule), "seed": seed, **options}
-            _print_json({**settings, "seconds": seconds, "version": __version__, "results": results})
+            print_json({**settings, "seconds": seconds, "version": __version__, "results": results})
         else:
             typer.echo("\n".join(texts))
 
@@ -270,7 +240,7 @@ def _run(
         return network.generate(encoded["input_ids"], **options)
     from hf_unmask.watch import watching
 
-    with watching(_console(stderr=as_json), tokenizer, watched) as show:
+    with watching(make_console(stderr=as_json), tokenizer, watched) as show:
         return network.generate(encoded["input_ids"], on_step=show, **options)
 
 
@@ -279,43 +249,6 @@ def _numbers(output: UnmaskOutput, row: int, start: int) -> dict[str, Any]:
     numbers = {name: getattr(output, name)[row].item() for name in fields}
     rows = {"tokens": output.sequences, "step_map": output.step_map}
     return numbers | {name: values[row, start:].tolist() for name, values in rows.items()}
-
-
-def _load(name: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str | None) -> tuple[Any, Any]:
-    """An attached model in eval mode, and its tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoTokenizer
-
-    from hf_unmask.attaching import attach
-    from hf_unmask.tiny import load_tiny
-
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ValueError(f"`--dtype` must be auto, float32, bfloat16 or float16, got {dtype!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "tiny":
-        tiny: Any
-        tiny, tokenizer = load_tiny()
-        return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(name, **source)
-    tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    loaded = _auto_class(config, name).from_pretrained(name, dtype=dtype, **source).to(device).eval()
-    return attach(loaded, tokenizer=tokenizer), tokenizer
-
-
-def _auto_class(config: Any, name: str) -> Any:
-    """The masked-LM class where there is one, else the class that the repository's own code registers."""
-    import transformers
-
-    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
-        return transformers.AutoModelForMaskedLM
-    for entry in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel"):
-        if entry in (getattr(config, "auto_map", None) or {}):
-            return getattr(transformers, entry)
-    raise ValueError(
-        f"{name!r} holds a {config.model_type!r} model, which is neither a masked language model of transformers nor "
-        "one with code of its own"
-    )
 
 
 def _encode(tokenizer: Any, prompts: list[str], chat: bool | None) -> dict[str, Any]:
@@ -339,12 +272,12 @@ def _encode(tokenizer: Any, prompts: list[str], chat: bool | None) -> dict[str, 
 @app.command()
 def samplers(as_json: JsonFlag = False) -> None:
     """List the samplers with their parameters, defaults and sources."""
-    with _plain_errors():
+    with plain_errors():
         from hf_unmask.specs import sampler_table
 
         rows = sampler_table()
         if as_json:
-            _print_json({"samplers": [row._asdict() for row in rows]})
+            print_json({"samplers": [row._asdict() for row in rows]})
             return
         for row in rows:
             typer.echo(f"{row.name}  ({row.parameters})")
@@ -358,13 +291,7 @@ app.command()(report_cli.report)
 app.command()(report_cli.watch)
 
 
-def _quiet() -> None:
-    """No progress bars or notices of libraries between our lines."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    if not sys.warnoptions:
-        logging.set_verbosity_error()
+evaluate_cli.register(app)
 
 
 if __name__ == "__main__":

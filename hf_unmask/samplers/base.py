@@ -34,6 +34,11 @@ class Sampler:
     def needs(self) -> Needs:
         raise TypeError(f"{type(self).__name__} must define `needs`, e.g. Needs.of('confidence')")
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether ``select`` reads its noise, so that another seed may give another order."""
+        return False
+
     def init(self, rows: int, length: int, device: torch.device) -> State:
         """Fresh memory for ``rows`` rows with a window of ``length`` positions; None for samplers without memory."""
         del rows, length, device

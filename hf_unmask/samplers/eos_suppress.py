@@ -36,6 +36,10 @@ class EosSuppressSampler(Sampler):
     def needs(self) -> Needs:
         return self.inner.needs
 
+    @property
+    def stochastic(self) -> bool:
+        return self.inner.stochastic
+
     def init(self, rows: int, length: int, device: Any) -> State:
         return self.inner.init(rows, length, device)
 

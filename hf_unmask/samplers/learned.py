@@ -11,7 +11,7 @@ from hf_unmask.policy.decision import decide
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.policy.pretrained import DIALS, PretrainedPolicyMixin
 from hf_unmask.samplers.base import Sampler, require
-from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step, Where
+from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, Sampler):
     ``policy_temperature`` divides the policy's logits; ``beta`` scales opening probabilities, min(1, beta * s);
     ``greedy`` opens where that is at least one half instead of drawing; ``speed`` in [0, 1] is the dial of a
     speed-conditioned policy (None: 0.5) and an error on any other. The policy is put in evaluation mode and follows
-    the denoiser's device. Two samplers are equal if they hold the same policy object and the same options.
-    ``source`` is where the policy came from; the spec of a policy that was not loaded cannot be parsed back.
+    the denoiser's device. Samplers are equal if they hold the same policy object and the same options. ``source`` is
+    where the policy came from; the spec of a policy that was not loaded cannot be parsed back.
     """
 
     name: ClassVar[str] = "learned"
@@ -46,10 +46,13 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, Sampler):
 
     @property
     def needs(self) -> Needs:
-        config = self.policy.config
+        config, whole = self.policy.config, self.policy.config.observation == "canvas"
         quantities: list[Quantity] = ["top_probs", "hidden"] if config.hidden_input_size else ["top_probs"]
-        where: Where = "canvas" if config.observation == "canvas" else "eligible"
-        return Needs.of(*quantities, where=where, top_k=config.top_k)
+        return Needs.of(*quantities, where="canvas" if whole else "eligible", top_k=config.top_k)
+
+    @property
+    def stochastic(self) -> bool:
+        return not self.greedy
 
     @torch.no_grad()
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
@@ -72,8 +75,6 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, Sampler):
         return Selection(opened, state)
 
     def __str__(self) -> str:
-        """``learned:SOURCE`` and the options that differ from their defaults."""
-        options = {key: getattr(self, key) for key in DIALS}
         defaults = {f.name: f.default for f in fields(self)}
-        changed = [f"{key}={value}" for key, value in options.items() if value != defaults[key]]
+        changed = [f"{key}={getattr(self, key)}" for key in DIALS if getattr(self, key) != defaults[key]]
         return ";".join([f"{self.name}:{self.source}", *changed])

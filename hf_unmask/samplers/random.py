@@ -30,6 +30,10 @@ class RandomSampler(Sampler):
     def needs(self) -> Needs:
         return Needs.of()
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         count = quota(step, self.k, self.steps_per_block)
         return Selection(top(noise.action, step.eligible, count), state)

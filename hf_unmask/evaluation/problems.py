@@ -1,0 +1,120 @@
+"""Data sets as plain rows: a prompt, an answer, a task, and what a metric needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_unmask.tiny import TASKS, held_out
+
+_TINY = "tiny"
+_READERS = {".json": "from_json", ".csv": "from_csv", ".parquet": "from_parquet"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of a data set."""
+
+    prompt_id: int  # number of the row in the data set, whatever part of it is used
+    task: str
+    prompt: str
+    answer: str
+    columns: Mapping[str, Any]  # all columns, for metrics
+
+
+def load_problems(
+    dataset: Any, *, task: str | None = None, limit: int | None = None, columns: Mapping[str, str] | None = None
+) -> list[Problem]:
+    """The problems of a data set.
+
+    Args:
+        dataset: a ``datasets.Dataset``, a list of dicts, or text: ``tiny`` (all packaged validation problems),
+            ``tiny:TASK`` or ``tiny:TASK:SPLIT``; a file (.jsonl, .json, .csv, .parquet) or a folder that
+            ``save_to_disk`` wrote; or ``NAME:SPLIT`` or ``NAME:CONFIG:SPLIT`` of the Hub.
+        task: name for rows without a column ``task``.
+        limit: at most so many problems per task, the first ones.
+        columns: names in the data set for ``prompt``, ``answer`` and ``task``, e.g. {"prompt": "question"}.
+
+    Raises:
+        ValueError: no rows, a column that is missing or not text, or a name that is not understood.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be at least 1, got {limit}")
+    rows = _rows(dataset)
+    name = dataset if isinstance(dataset, str) else "default"
+    problems = [_problem(number, row, task or Path(name).stem, columns or {}) for number, row in enumerate(rows)]
+    if not problems:
+        raise ValueError(f"the data set {name!r} has no rows")
+    return _first(problems, limit)
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """Hash of everything that is evaluated."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        row = (problem.prompt_id, problem.task, problem.prompt, problem.answer, dict(problem.columns))
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _problem(number: int, row: Mapping[str, Any], task: str, columns: Mapping[str, str]) -> Problem:
+    values = dict(row) | {name: row[source] for name, source in columns.items() if source in row}
+    for name in ("prompt", "answer"):
+        if not isinstance(values.get(name), str):
+            have = f"it has {', '.join(map(str, row))}" if name not in values else f"got {values[name]!r}"
+            raise ValueError(f"row {number} of the data set needs a text column {name!r}; {have}")
+    return Problem(number, str(values.get("task") or task), values["prompt"], values["answer"], values)
+
+
+def _first(problems: list[Problem], limit: int | None) -> list[Problem]:
+    taken: dict[str, int] = {}
+    kept = []
+    for problem in problems:
+        taken[problem.task] = taken.get(problem.task, 0) + 1
+        if limit is None or taken[problem.task] <= limit:
+            kept.append(problem)
+    return kept
+
+
+def _rows(dataset: Any) -> Iterable[Mapping[str, Any]]:
+    if isinstance(dataset, Path):
+        dataset = str(dataset)
+    if not isinstance(dataset, str):
+        return dataset  # type: ignore[no-any-return]
+    if dataset.split(":")[0] == _TINY:
+        return _packaged(dataset)
+    path = Path(dataset)
+    if path.suffix == ".jsonl" and path.is_file():
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return _with_datasets(dataset)
+
+
+def _packaged(name: str) -> list[dict[str, Any]]:
+    _, task, split = (name.split(":") + ["", ""])[:3]
+    if (task and task not in TASKS) or split not in ("", "validation", "test"):
+        raise ValueError(f"no packaged problems {name!r}: write tiny, tiny:TASK or tiny:TASK:SPLIT, TASK of {TASKS}")
+    wanted = [task] if task else list(TASKS)
+    found = [problem for one in wanted for problem in held_out(one, "test" if split == "test" else "validation")]
+    return [{"task": p.task, "prompt": p.prompt, "answer": p.answer, **p.metadata} for p in found]
+
+
+def _with_datasets(name: str) -> Iterable[Mapping[str, Any]]:
+    import datasets  # type: ignore[import-untyped]
+
+    path = Path(name)
+    if path.suffix in _READERS and path.is_file():
+        found = getattr(datasets.Dataset, _READERS[path.suffix])(name)
+    elif path.is_dir():
+        found = datasets.load_from_disk(name)
+    else:
+        repository, *rest = name.split(":")
+        if len(rest) not in (1, 2):
+            raise ValueError(f"no file or folder {name!r}; a data set of the Hub is NAME:SPLIT or NAME:CONFIG:SPLIT")
+        found = datasets.load_dataset(repository, rest[0] if len(rest) == 2 else None, split=rest[-1])
+    if isinstance(found, Mapping):
+        raise ValueError(f"{name!r} holds several splits ({', '.join(found)}): save or name one")
+    return found  # type: ignore[no-any-return]

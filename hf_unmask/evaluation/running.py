@@ -1,0 +1,212 @@
+"""Carry out an evaluation: units in a fixed order, each on disk as soon as it is finished."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hf_unmask import __version__
+from hf_unmask.denoisers import Denoiser
+from hf_unmask.evaluation.aggregation import aggregate
+from hf_unmask.evaluation.environment import environment, sampler_fingerprint, weights_fingerprint
+from hf_unmask.evaluation.planning import (
+    Axes,
+    Task,
+    Unit,
+    as_block_lengths,
+    as_draws,
+    as_samplers,
+    as_seeds,
+    as_templates,
+    tasks,
+    units,
+)
+from hf_unmask.evaluation.problems import fingerprint, load_problems
+from hf_unmask.evaluation.processes import Processes
+from hf_unmask.evaluation.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
+from hf_unmask.evaluation.scoring import scorers
+from hf_unmask.evaluation.storage import RESULTS, SAMPLES, TIMINGS, Store, check_manifest
+from hf_unmask.evaluation.working import Worker
+
+_TINY = Path(__file__).parents[1] / "tiny" / "model"
+
+
+def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of them are visible here
+    model: nn.Module | Denoiser,
+    tokenizer: Any,
+    dataset: Any,
+    metric: Any,
+    samplers: Any,
+    *,
+    block_lengths: Any,
+    seeds: Any = (0,),
+    batch_size: int = 50,
+    max_new_tokens: int | Mapping[str, int],
+    templates: Sequence[str | Path] = ("plain",),
+    temperature: float = 0.0,
+    stop_at_eos: bool = False,
+    draws: int = 1,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    model_name: str | None = None,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    metric_options: Mapping[str, Any] | None = None,
+) -> list[OperatingPoint]:
+    """Evaluate samplers under one protocol: every sampler on the same prompts in the same settings.
+
+    Run again with the same ``out`` after a stop, even ``kill -9``, it goes on where it was and ends in the same files.
+    Under ``torchrun`` or ``accelerate launch`` the batches are shared out, with the results of one process.
+
+    Args:
+        model: what ``hf_unmask.generate`` takes, in eval mode.
+        tokenizer: turns prompts into ids and ids into text.
+        dataset: a ``datasets.Dataset``, a list of dicts, or a name or path (see `load_problems`); columns ``prompt``,
+            ``answer``, ``task``, and what the metric needs.
+        metric: name of a packaged metric, path or module of the ``evaluate`` library; or a mapping from task to such.
+        samplers: samplers or specs, sweeps expanded.
+        block_lengths: positions per block; "full" or None for full diffusion.
+        seeds: a deterministic rule (see `is_stochastic`) is run with the first one only, and once per prompt.
+        batch_size: rows generated together.
+        max_new_tokens: positions to fill, for all tasks or by task.
+        templates: names of packaged prompt templates, or files; results are per template.
+        temperature: of the token draw.
+        stop_at_eos: end rows at their first stop token, for all samplers alike; it changes their forward passes.
+        draws: answers per prompt and seed.
+        limit: at most so many problems per task.
+        out: folder for manifest.json, samples.jsonl, timings.jsonl and results.json. None: nothing is kept.
+        progress: show a bar on a terminal.
+        model_name: name in the results; None: the one it was loaded by.
+        task: name for rows of the data set that have no column ``task``.
+        columns: other names of the data set's columns, e.g. {"prompt": "question"}.
+        metric_options: further keywords of the metric's ``compute``, e.g. {"allow_code_execution": True}.
+
+    Returns:
+        One operating point per template, task, block length and sampler, in this order.
+
+    Raises:
+        ValueError: an argument that cannot be used, or a folder that holds another evaluation.
+    """
+    adapter = _adapter_of(model, tokenizer)
+    problems = load_problems(dataset, task=task, limit=limit, columns=columns)
+    metrics = scorers(metric, metric_options or {}, list(dict.fromkeys(problem.task for problem in problems)))
+    axes = Axes(
+        samplers=tuple(as_samplers(samplers)),
+        templates=tuple(as_templates(templates)),
+        block_lengths=tuple(as_block_lengths(block_lengths)),
+        seeds=tuple(as_seeds(seeds)),
+        draws=as_draws(draws),
+        max_new_tokens=max_new_tokens,
+        common={
+            "model": model_name or _name_of(adapter.model),
+            "temperature": temperature,
+            "stop_at_eos": stop_at_eos,
+        },
+    )
+    plan = tasks(axes, problems, metrics)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "version": __version__,
+        "settings": [asdict(one.setting) for one in plan],
+        "seeds": list(axes.seeds),
+        "draws": draws,
+        "batch_size": batch_size,
+        "dataset": fingerprint(problems),
+        "prompts": len(problems),
+        "metrics": {name: scorer.fingerprint for name, scorer in metrics.items()},
+        "templates": {template.name: template.fingerprint for template in axes.templates},
+        "weights": weights_fingerprint(adapter.model),
+        "policies": {str(sampler): sampler_fingerprint(sampler) for sampler in axes.samplers},
+    }
+    here = Processes.here()
+    if out is None and here.count > 1:
+        raise ValueError(f"{here.count} processes need a folder they share: pass out=...")
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(str(out)) as folder:
+        return _carry_out(Worker(adapter, tokenizer), plan, batch_size, manifest, Path(folder), here, progress)
+
+
+def _carry_out(
+    worker: Worker,
+    plan: list[Task],
+    batch_size: int,
+    manifest: Mapping[str, Any],
+    folder: Path,
+    here: Processes,
+    progress: bool,
+) -> list[OperatingPoint]:
+    work = units(plan, batch_size)
+    store = Store(folder, plan, None if here.count == 1 else here.rank)
+    with _locked(folder) if here.first else nullcontext():
+        if here.first:
+            check_manifest(folder, manifest)
+            store.merge()
+        here.wait()
+        # whole batches are shared out: rows in other batches could round differently
+        pending = store.pending(work)[here.rank :: here.count]
+        here.wait()  # nobody writes before everybody has read
+        _run(worker, pending, store, progress and here.first)
+        here.wait()
+        if here.first:
+            store.merge()
+        here.wait()
+        record = environment(worker.denoiser.device, here.count)
+        points = aggregate(iter_samples(store.path(SAMPLES)), read_timings(store.path(TIMINGS)), record)
+        if here.first:
+            write_results(folder / RESULTS, points)
+        here.wait()
+    return points
+
+
+def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not pending:
+        return
+    worker.warm_up(pending[0])
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
+        shown = bar.add_task("", total=len(pending))
+        for unit in pending:
+            setting = unit.task.setting
+            regime = "full" if setting.block_length is None else f"blocks of {setting.block_length}"
+            bar.update(shown, description=f"{setting.task}, {regime}, {setting.sampler}".replace("[", r"\["))
+            store.append(*worker(unit))
+            bar.advance(shown)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second evaluation out of the folder. The operating system frees the lock of a killed process."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another evaluation is writing to {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _adapter_of(model: nn.Module | Denoiser, tokenizer: Any) -> Denoiser:
+    if isinstance(model, Denoiser):
+        return model
+    attached = getattr(getattr(model, "generate", None), "denoiser", None)
+    return attached if isinstance(attached, Denoiser) else Denoiser.from_model(model, tokenizer=tokenizer)
+
+
+def _name_of(model: nn.Module) -> str:
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+    return "tiny" if Path(name) == _TINY else name

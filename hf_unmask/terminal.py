@@ -1,0 +1,98 @@
+"""What the commands share: how they print, how they fail, how they load a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+_PIPE_WIDTH = 100
+_INTERRUPTED = 130
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a user can get wrong ends in one line on stderr and exit code 2; Ctrl-C in code 130.
+
+    A missing package of the evaluation is named with the line that installs it.
+    """
+    try:
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            raise ImportError(f"this needs {error.name}: pip install 'hf_unmask[evaluate]'") from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("HF_UNMASK_TRACEBACK") == "1":
+            raise
+        typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        raise typer.Exit(2) from None
+
+
+def make_console(*, stderr: bool = False, width: int = _PIPE_WIDTH) -> Console:
+    """A console; ``width`` is used where the output goes into a pipe, which has none of its own."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=width)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def quiet_libraries() -> None:
+    """No progress bars or notices of libraries between our lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not sys.warnoptions:
+        logging.set_verbosity_error()
+
+
+def load_model(
+    name: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str | None
+) -> tuple[Any, Any]:
+    """An attached model in eval mode, and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    from hf_unmask.attaching import attach
+    from hf_unmask.tiny import load_tiny
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ValueError(f"`--dtype` must be auto, float32, bfloat16 or float16, got {dtype!r}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "tiny":
+        tiny: Any
+        tiny, tokenizer = load_tiny()
+        return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name, **source)
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    loaded = _auto_class(config, name).from_pretrained(name, dtype=dtype, **source).to(device).eval()
+    return attach(loaded, tokenizer=tokenizer), tokenizer
+
+
+def _auto_class(config: Any, name: str) -> Any:
+    """The masked-LM class where there is one, else the class that the repository's own code registers."""
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+        return transformers.AutoModelForMaskedLM
+    for entry in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel"):
+        if entry in (getattr(config, "auto_map", None) or {}):
+            return getattr(transformers, entry)
+    raise ValueError(
+        f"{name!r} holds a {config.model_type!r} model, which is neither a masked language model of transformers nor "
+        "one with code of its own"
+    )
