@@ -14,7 +14,7 @@ FULL_DIFFUSION = "full diffusion"
 
 
 class Identity(NamedTuple):
-    """What points must share to stand in one table: all of a setting but sampler, block length and temperature."""
+    """What points must share to stand in one table: all of a setting but how it samples."""
 
     task: str
     template: str
@@ -78,8 +78,9 @@ def is_learned(spec: str) -> bool:
 
 
 def label(setting: Setting) -> str:
-    """The sampler as tables name it."""
-    return setting.sampler + (f", temperature {setting.temperature:g}" if setting.temperature else "")
+    """The sampler as tables name it, with what else may differ between points of a group."""
+    heat = f", temperature {setting.temperature:g}" if setting.temperature else ""
+    return setting.sampler + heat + (", stops at EOS" if setting.stop_at_eos else "")
 
 
 def _block_size(setting: Setting) -> int:

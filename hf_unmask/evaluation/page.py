@@ -40,6 +40,11 @@ def text(value: object) -> Cell:
     return Cell(escape(str(value)))
 
 
+def name(value: str) -> Cell:
+    """A cell of a short text that stays on one line."""
+    return Cell(escape(value), look="name")
+
+
 def number(value: float | None, form: str = ".3g") -> Cell:
     """A cell of one number; None: nothing to show, sorted below all numbers."""
     return Cell(_NONE if value is None else format(value, form), -1e300 if value is None else value, "number")
@@ -54,7 +59,7 @@ def table(
         opening = '<tr class="section">' if split and before not in (None, row[0].html) else "<tr>"
         before = row[0].html
         lines.append(f"{opening}{''.join(map(str, row))}</tr>")
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
     # a focusable box, so that the keyboard can scroll it
     box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
     start = '<table class="sortable">' if sortable else "<table>"
@@ -94,7 +99,7 @@ def budget_cells(row: BudgetRow) -> list[Cell]:
     """One line of the first table."""
     share = f"L/{row.share.denominator}" if row.share.denominator > 1 else "L"
     budget = Cell(f"{row.budget:g} ({share})", row.budget, "number")
-    start = [Cell(escape(row.group.title), None, "first"), text(row.regime), budget]
+    start = [Cell(escape(row.group.title), None, "first"), name(row.regime), budget]
     if row.best is None:
         return [*start, Cell("none that cheap"), number(None), number(None), Cell(_NONE), _heuristic(row)]
     second = _NONE if row.second is None else verdict(row.against_second, sampler(row.second))
@@ -108,10 +113,10 @@ def _heuristic(row: BudgetRow) -> Cell:
     if row.best is not None and row.best.setting == row.heuristic.setting:
         return Cell("the best sampler itself")
     point = row.heuristic
-    name = f"{sampler(point)}, {escape(regime(point.setting))}: {percent(point).html} at {point.nfe_mean:.1f} NFE"
+    shown = f"{sampler(point)}, {escape(regime(point.setting))}: {percent(point).html} at {point.nfe_mean:.1f} NFE"
     if row.best is None:
-        return Cell(name)
-    return Cell(f"{name}<br>best sampler is {verdict(row.against_heuristic, 'it')}")
+        return Cell(shown)
+    return Cell(f"{shown}<br>best sampler is {verdict(row.against_heuristic, 'it')}")
 
 
 def verdict(comparison: Comparison | None, other: str) -> str:
@@ -158,8 +163,8 @@ def point_cells(title: str, point: OperatingPoint, pareto_nfe: str, pareto_secon
     majority = number(None) if point.majority is None else Cell(f"{point.majority:.1%}", point.majority, "number")
     drawn = ", ".join(f"@{k} {share:.1%}" for k, share in point.pass_at_k.items())
     return [
-        text(title),
-        text(regime(point.setting)),
+        name(title),
+        name(regime(point.setting)),
         Cell(sampler(point)),
         percent(point),
         number(point.nfe_mean, ".2f"),
@@ -205,7 +210,7 @@ def picture(light: bytes, dark: bytes, alternative: str) -> str:
 
 def page(summary: str, sections: Sequence[Section], viewer_note: str, footer: str, data: dict[str, Any]) -> str:
     """The whole page; all texts but ``data`` are HTML."""
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    style, script = (_asset(file) for file in ("report.css", "report.js"))
     contents = [(section.name, section.title) for section in sections] + [("viewer", "Trajectories")]
     return Template(_asset("report.html.tmpl")).substitute(
         style=style,
@@ -213,7 +218,7 @@ def page(summary: str, sections: Sequence[Section], viewer_note: str, footer: st
         style_hash=_hash(style),
         script_hash=_hash(script),
         summary=summary,
-        contents=" ".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in contents),
+        contents=" ".join(f'<a href="#{place}">{escape(title)}</a>' for place, title in contents),
         sections="\n".join(map(str, sections)),
         viewer_note=viewer_note,
         footer=footer,
@@ -227,8 +232,8 @@ def inert_json(data: dict[str, Any]) -> str:
     return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _asset(name: str) -> str:
-    return (files("hf_unmask.evaluation") / "assets" / name).read_text("utf-8")
+def _asset(file: str) -> str:
+    return (files("hf_unmask.evaluation") / "assets" / file).read_text("utf-8")
 
 
 def _hash(source: str) -> str:

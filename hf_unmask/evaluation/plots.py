@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from hf_unmask.evaluation.frontier import method_of
+from hf_unmask.evaluation.frontier import Axis, method_of
 from hf_unmask.evaluation.groups import Group
 from hf_unmask.evaluation.records import OperatingPoint
 
@@ -39,17 +39,21 @@ _SETTINGS: Any = {  # matplotlib types each key on its own
 }
 
 
+Fronts: TypeAlias = Mapping[Axis, Collection[str]]  # setting keys in the Pareto set of their regime
+
+
 @dataclass(frozen=True)
-class Axis:
+class Horizontal:
     """What is on the horizontal axis."""
 
+    axis: Axis
     title: str
     of: Callable[[OperatingPoint], float]
 
 
 AXES = (
-    Axis("forward passes per answer (NFE)", lambda point: point.nfe_mean),
-    Axis("seconds per answer", lambda point: point.seconds_per_sequence.get("total", math.nan)),
+    Horizontal("nfe", "forward passes per answer (NFE)", lambda point: point.nfe_mean),
+    Horizontal("seconds", "seconds per answer", lambda point: point.seconds_per_sequence.get("total", math.nan)),
 )
 
 
@@ -59,25 +63,25 @@ def styles(points: Sequence[OperatingPoint]) -> dict[str, tuple[str, str]]:
     return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(methods)}
 
 
-def write_frontier(group: Group, folder: Path, front: set[str]) -> list[Path]:
-    """``frontier-<task>.png`` and ``.svg``. ``front`` holds the keys of the settings to ring."""
+def write_frontier(group: Group, folder: Path, fronts: Fronts) -> list[Path]:
+    """``frontier-<task>.png`` and ``.svg``. ``fronts`` holds the keys of the settings to ring."""
     paths = [folder / f"frontier-{group.slug}.{kind}" for kind in ("png", "svg")]
-    with _figure(group, front, dark=False) as figure:
+    with _figure(group, fronts, dark=False) as figure:
         figure.savefig(paths[0], dpi=_DPI, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
 
 
-def dark_png(group: Group, front: set[str]) -> bytes:
+def dark_png(group: Group, fronts: Fronts) -> bytes:
     """The same picture on a dark ground."""
     buffer = io.BytesIO()
-    with _figure(group, front, dark=True) as figure:
+    with _figure(group, fronts, dark=True) as figure:
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 @contextmanager
-def _figure(group: Group, front: set[str], *, dark: bool) -> Iterator[Figure]:
+def _figure(group: Group, fronts: Fronts, *, dark: bool) -> Iterator[Figure]:
     """The figure, without pyplot: nothing global, no window, no list of open figures. Saved in its own settings."""
     theme, regimes = _DARK if dark else _LIGHT, group.regimes
     look = styles(group.points)
@@ -89,7 +93,7 @@ def _figure(group: Group, front: set[str], *, dark: bool) -> Iterator[Figure]:
         panels = figure.subplots(len(AXES), len(regimes), sharey=True, sharex="row", squeeze=False)
         for axis, row in zip(AXES, panels, strict=True):
             for name, panel in zip(regimes, row, strict=True):
-                _draw(panel, axis, group.in_regime(name), look, front, theme)
+                _draw(panel, axis, group.in_regime(name), look, fronts[axis.axis], theme)
                 panel.set_title(name, color=theme["ink"])
             row[0].set_ylabel("accuracy", color=theme["ink"])
         figure.suptitle(group.title, color=theme["ink"], fontweight="bold")
@@ -101,10 +105,10 @@ def _figure(group: Group, front: set[str], *, dark: bool) -> Iterator[Figure]:
 
 def _draw(
     panel: Any,
-    axis: Axis,
+    axis: Horizontal,
     points: Sequence[OperatingPoint],
     look: dict[str, tuple[str, str]],
-    front: set[str],
+    front: Collection[str],
     theme: dict[str, str],
 ) -> None:
     for name, (colour, marker) in look.items():
@@ -123,7 +127,7 @@ def _draw(
     _dress(panel, axis, theme)
 
 
-def _dress(panel: Any, axis: Axis, theme: dict[str, str]) -> None:
+def _dress(panel: Any, axis: Horizontal, theme: dict[str, str]) -> None:
     panel.set_facecolor(theme["paper"])
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -140,7 +144,7 @@ def _dress(panel: Any, axis: Axis, theme: dict[str, str]) -> None:
 
 def _legend(figure: Figure, look: dict[str, tuple[str, str]], theme: dict[str, str]) -> None:
     handles = [Line2D([], [], color=c, marker=m, ms=5, lw=1.2, label=name) for name, (c, m) in look.items()]
-    ring = Line2D([], [], ls="", marker="o", ms=10, mfc="none", mec=theme["ink"], label="Pareto set of the panel (NFE)")
+    ring = Line2D([], [], ls="", marker="o", ms=10, mfc="none", mec=theme["ink"], label="Pareto set of the panel")
     figure.legend(
         handles=[*handles, ring],
         loc="outside lower center",

@@ -46,13 +46,9 @@ def watch(  # noqa: PLR0913 - one argument per option
     """Replay stored trajectories on the terminal; in a pipe one line per step."""
     with plain_errors():
         from hf_unmask.evaluation.groups import label, regime
-        from hf_unmask.evaluation.records import read_samples
         from hf_unmask.watch import watching
 
-        samples = read_samples(folder / "samples.jsonl")
-        if not samples:
-            raise ValueError(f"{folder} holds no samples.jsonl with answers; `hf-unmask evaluate` writes it")
-        chosen = _chosen(samples, task, prompt_id, sampler or [])
+        chosen = _chosen(folder / "samples.jsonl", task, prompt_id, sampler or [])
         shown = chosen[:_ROWS]
         pieces = _tokenizer(tokenizer, [sample.setting.model for sample in shown]) or Numbers()
         titles = [f"{label(sample.setting)}, {regime(sample.setting)}:" for sample in shown]
@@ -105,27 +101,41 @@ def events(samples: Sequence[Sample]) -> Iterator[StepEvent]:
             )
 
 
-def _chosen(samples: Sequence[Sample], task: str | None, prompt_id: int | None, wanted: Sequence[str]) -> list[Sample]:
+def _chosen(path: Path, task: str | None, prompt_id: int | None, wanted: Sequence[str]) -> list[Sample]:
     """The first stored trajectory of every setting that fits, in the order asked for."""
-    task = samples[0].setting.task if task is None else task
-    of_task = [sample for sample in samples if sample.setting.task == task]
-    _check("task", task, [sample.setting.task for sample in samples])
-    numbers = [sample.prompt_id for sample in of_task]
-    prompt_id = min(numbers) if prompt_id is None else prompt_id
-    _check("prompt id", prompt_id, sorted(numbers))
-    earliest: dict[str, Sample] = {}
-    for sample in sorted(of_task, key=lambda sample: (sample.seed, sample.draw)):
-        if sample.prompt_id == prompt_id:
-            earliest.setdefault(sample.setting.key, sample)
-    # in the order of the file, whatever the seeds
-    order = dict.fromkeys(sample.setting.key for sample in of_task)
-    found = [earliest[key] for key in order if key in earliest]
-    if not wanted:
-        return found
+    found = _of_prompt(path, *_prompt(path, task, prompt_id))
     for spec in wanted:
         specs = [sample.setting.sampler for sample in found]
-        _check("sampler", spec, specs if spec in specs else [*specs, *(_name(other) for other in specs)])
-    return [sample for spec in wanted for sample in found if spec in _names(sample)]
+        _check("sampler", spec, specs if spec in specs else [*specs, *map(_name, specs)])
+    return [sample for spec in wanted for sample in found if spec in _names(sample)] if wanted else found
+
+
+def _prompt(path: Path, task: str | None, prompt_id: int | None) -> tuple[str, int]:
+    """The task and prompt to show: what was asked for, else the first."""
+    from hf_unmask.evaluation.records import iter_samples
+
+    stored: dict[str, set[int]] = {}
+    for sample in iter_samples(path):
+        stored.setdefault(sample.setting.task, set()).add(sample.prompt_id)
+    if not stored:
+        raise ValueError(f"{path.parent} holds no samples.jsonl with answers; `hf-unmask evaluate` writes it")
+    task = next(iter(stored)) if task is None else task
+    _check("task", task, list(stored))
+    prompt_id = min(stored[task]) if prompt_id is None else prompt_id
+    _check("prompt id", prompt_id, sorted(stored[task]))
+    return task, prompt_id
+
+
+def _of_prompt(path: Path, task: str, prompt_id: int) -> list[Sample]:
+    """Of each setting the answer with the first seed and draw, settings in the order of the file."""
+    from hf_unmask.evaluation.records import iter_samples
+
+    found: dict[str, Sample] = {}
+    for sample in iter_samples(path):
+        if (sample.setting.task, sample.prompt_id) == (task, prompt_id):
+            before = found.get(sample.setting.key, sample)
+            found[sample.setting.key] = min(sample, before, key=lambda one: (one.seed, one.draw))
+    return list(found.values())
 
 
 def _names(sample: Sample) -> tuple[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from hf_unmask.evaluation.groups import Group, identity, label, regime
-from hf_unmask.evaluation.records import Sample
+from hf_unmask.evaluation.groups import Group, Identity, identity, label, regime
+from hf_unmask.evaluation.records import Sample, Setting, iter_samples
 
 Decode = Callable[[list[int]], str]
 MAX_PROMPTS = 20
@@ -16,52 +19,97 @@ _DIGITS = 3  # of a confidence
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a report keeps of the samples of a group."""
+
+    kept: dict[int, list[Sample]]  # by prompt: of every sampler the first seed and draw, in the order of the points
+    prompts: int  # in the file
+    trajectories: int  # in the file, all seeds and draws
+
+
+@dataclass(frozen=True)
 class Chosen:
     """The trajectories of one group that fit into a report."""
 
     group: Group
-    samples: list[Sample]  # by prompt, then by sampler
+    samples: list[Sample]
     prompts: int  # shown
-    all_prompts: int
-    trajectories: int  # that the evaluation stored for this group, all seeds and draws
+    answers: Answers
 
 
-def choose(group: Group, samples: Sequence[Sample], first: Collection[str], size: int) -> Chosen:
-    """Prompts in order of their number, each with every sampler, until ``size`` characters are full.
+class Reader:
+    """Reads samples twice, one at a time: a full evaluation has more of them than memory has room for.
 
-    Prompts that every sampler answered come first. Of several seeds and draws the first is shown. If a single prompt
-    does not fit with all samplers, it is shown with as many as fit, those whose setting key is in ``first`` before
-    the others.
+    The first time it takes the scores, and finds out which prompts every sampler answered. The second time it keeps
+    the answers to the first of these.
     """
-    own = [sample for sample in samples if identity(sample.setting) == group.identity]
-    by_prompt = _by_prompt(group, own, first)
-    order = sorted(by_prompt, key=lambda number: (-len(by_prompt[number]), number))
+
+    def __init__(self, path: Path, found: Sequence[Group], limit: int) -> None:
+        self.places = {point.setting: place for group in found for place, point in enumerate(group.points)}
+        self.stored: Counter[Identity] = Counter()
+        self._scores: dict[Setting, dict[int, list[float]]] = {setting: defaultdict(list) for setting in self.places}
+        self._earliest: dict[tuple[Setting, int], tuple[int, int]] = {}  # seed and draw
+        for sample in self._samples(path):
+            self._note(sample)
+        self.prompts = {group.identity: self._ranked(group) for group in found}
+        wanted = {key: set(prompts[:limit]) for key, prompts in self.prompts.items()}
+        self._kept: dict[tuple[Identity, int], dict[Setting, Sample]] = defaultdict(dict)
+        for sample in self._samples(path):
+            key, number = identity(sample.setting), sample.prompt_id
+            first = self._earliest[sample.setting, number]
+            if number in wanted[key] and (sample.seed, sample.draw) == first:
+                self._kept[key, number][sample.setting] = sample
+
+    def scores(self) -> dict[str, dict[int, float]]:
+        """Mean score over seeds and draws, by setting key and prompt."""
+        return {
+            setting.key: {prompt: fmean(values) for prompt, values in sorted(by_prompt.items())}
+            for setting, by_prompt in self._scores.items()
+        }
+
+    def answers(self, group: Group) -> Answers:
+        """The answers that were kept for a group, prompts that most samplers answered first, then by number."""
+        prompts = self.prompts[group.identity]
+        kept = {number: self._kept.get((group.identity, number), {}).values() for number in prompts}
+        by_place = {
+            number: sorted(samples, key=lambda sample: self.places[sample.setting])
+            for number, samples in kept.items()
+            if samples
+        }
+        return Answers(by_place, len(prompts), self.stored[group.identity])
+
+    def _samples(self, path: Path) -> Iterator[Sample]:
+        """Those of settings that have an operating point."""
+        return (sample for sample in iter_samples(path) if sample.setting in self.places)
+
+    def _note(self, sample: Sample) -> None:
+        place, now = (sample.setting, sample.prompt_id), (sample.seed, sample.draw)
+        self.stored[identity(sample.setting)] += 1
+        self._scores[sample.setting][sample.prompt_id].append(sample.score)
+        self._earliest[place] = min(now, self._earliest.get(place, now))
+
+    def _ranked(self, group: Group) -> list[int]:
+        """All prompts of a group in the order in which they are shown."""
+        samplers = Counter(prompt for point in group.points for prompt in self._scores[point.setting])
+        return sorted(samplers, key=lambda prompt: (-samplers[prompt], prompt))
+
+
+def choose(group: Group, answers: Answers, first: Collection[str], size: int) -> Chosen:
+    """Prompts in order, each with every sampler, until ``size`` characters are full.
+
+    If a single prompt does not fit with all samplers, it is shown with as many as fit, those whose setting key is in
+    ``first`` before the others.
+    """
     shown: list[Sample] = []
     prompts = 0
-    for number in order[:MAX_PROMPTS]:
-        fitting = list(_while_fitting(by_prompt[number], size))
-        if not fitting or (prompts and len(fitting) < len(by_prompt[number])):
+    for samples in list(answers.kept.values())[:MAX_PROMPTS]:
+        fitting = list(_while_fitting(sorted(samples, key=lambda sample: sample.setting.key not in first), size))
+        if not fitting or (prompts and len(fitting) < len(samples)):
             break
         shown += fitting
         prompts += 1
         size -= sum(map(_size, fitting))
-    return Chosen(group, sorted(shown, key=lambda sample: sample.prompt_id), prompts, len(by_prompt), len(own))
-
-
-def _by_prompt(group: Group, samples: Sequence[Sample], first: Collection[str]) -> dict[int, list[Sample]]:
-    """The first trajectory of each prompt and setting, settings in the order of the tables after those in ``first``."""
-    earliest: dict[tuple[int, str], Sample] = {}
-    for sample in sorted(samples, key=lambda sample: (sample.seed, sample.draw)):
-        earliest.setdefault((sample.prompt_id, sample.setting.key), sample)
-    keys = [point.setting.key for point in group.points]
-    rank = {key: (key not in first, place) for place, key in enumerate(keys)}
-    by_prompt: dict[int, list[Sample]] = {}
-    for (number, key), sample in earliest.items():
-        if key in rank:
-            by_prompt.setdefault(number, []).append(sample)
-    for found in by_prompt.values():
-        found.sort(key=lambda sample: rank[sample.setting.key])
-    return by_prompt
+    return Chosen(group, sorted(shown, key=lambda sample: sample.prompt_id), prompts, answers)
 
 
 def _while_fitting(samples: Sequence[Sample], size: int) -> Iterator[Sample]:
@@ -106,8 +154,8 @@ def _task(part: Chosen) -> dict[str, Any]:
         trajectories.sort(key=lambda trajectory: trajectory["sampler"])
     return {
         "title": part.group.title,
-        "shown": f"{part.prompts} of {part.all_prompts} prompts, "
-        f"{len(part.samples)} of {part.trajectories} trajectories",
+        "shown": f"{part.prompts} of {part.answers.prompts} prompts, "
+        f"{len(part.samples)} of {part.answers.trajectories} trajectories",
         "samplers": [
             {"name": label(setting), "regime": regime(setting), "block": setting.block_length} for setting in shown
         ],

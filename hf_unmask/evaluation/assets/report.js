@@ -49,8 +49,7 @@ class Pane {
     this.canvas = element("div", { class: "canvas", role: "group", "aria-label": "Canvas" });
     this.opened = element("p", { class: "opened", "aria-live": "polite" });
     this.heat = element("canvas", { class: "heat", role: "img" });
-    const note = "Opening order: position from left to right, step from top to bottom; darker or brighter cells had " +
-      "more confidence.";
+    const note = "Opening order: position from left to right, step from top to bottom; the bluer, the more confidence.";
     root.append(caption, this.facts, this.canvas, this.opened, this.heat, element("p", { class: "note" }, note));
     this.select.addEventListener("change", onSampler);
     this.heat.addEventListener("click", (event) => onStep(this.stepAt(event)));

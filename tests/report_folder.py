@@ -1,0 +1,101 @@
+"""A small folder of real evaluation records, made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_unmask.evaluation.records import OperatingPoint, Sample, Setting, sample_line, write_results
+
+LENGTH = 16
+EOS, HOSTILE, NEWLINE = 0, 1, 2
+HOSTILE_TEXT = "</script><img src=x onerror=\"document.title='owned'\">"
+
+
+class Letters:
+    """Token 0 is special, 1 hostile, 2 a line break, the others letters."""
+
+    all_special_ids = (EOS,)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        texts = {EOS: "<eos>", HOSTILE: HOSTILE_TEXT, NEWLINE: "\n"}
+        return "".join(texts.get(token, chr(97 + token % 26)) for token in tokens)
+
+
+def setting(sampler: str, block_length: int | None = None, **other: object) -> Setting:
+    values = {"model": "tiny", "task": "sums", "template": "plain", "metric": "exact", "max_new_tokens": LENGTH}
+    return Setting(**{**values, "sampler": sampler, "block_length": block_length, **other})  # type: ignore[arg-type]
+
+
+def samples(of: Setting, scores: Sequence[float], steps: int, seed: int = 0) -> list[Sample]:
+    """One answer per score; ``LENGTH / steps`` neighbours open together."""
+    tokens = [(3 + place) for place in range(LENGTH - 3)] + [HOSTILE, NEWLINE, EOS]
+    return [
+        Sample(
+            setting=of,
+            prompt_id=prompt,
+            seed=seed,
+            draw=0,
+            score=score,
+            nfe=steps,
+            steps=steps,
+            answer_length=LENGTH,
+            tokens=tokens,
+            step_map=[place * steps // LENGTH for place in range(LENGTH)],
+            text=f"answer {prompt} {HOSTILE_TEXT}",
+            confidence=[1 - place / 100 for place in range(LENGTH)],
+        )
+        for prompt, score in enumerate(scores)
+    ]
+
+
+def point(of: Setting, scores: Sequence[float], nfe: float) -> OperatingPoint:
+    accuracy = sum(scores) / len(scores)
+    seconds = nfe / 100
+    return OperatingPoint(
+        setting=of,
+        prompts=len(scores),
+        seeds=[0],
+        draws=1,
+        accuracy=accuracy,
+        accuracy_interval=(max(accuracy - 0.1, 0.0), min(accuracy + 0.1, 1.0)),
+        accuracy_per_seed={"0": accuracy},
+        nfe_mean=nfe,
+        nfe_p50=nfe,
+        nfe_p95=nfe,
+        tokens_per_forward=LENGTH / nfe,
+        tokens_per_forward_to_eos=LENGTH / nfe,
+        seconds_per_sequence={"denoiser": 0.8 * seconds, "sampler": 0.1 * seconds, "rest": 0.1 * seconds}
+        | {"total": seconds},
+        tokens_per_second=LENGTH / seconds,
+        environment={"torch": "2.13", "commit": "abc"},
+    )
+
+
+def shares(correct: int, of: int) -> list[float]:
+    return [1.0] * correct + [0.0] * (of - correct)
+
+
+#: sampler, block length, of 40 prompts correct, forward passes
+PLAN = (
+    ("confidence:k=8", None, 4, 2),
+    ("confidence:k=4", None, 10, 4),
+    ("threshold", None, 30, 4),
+    ("threshold:threshold=0.99", None, 32, 8),
+    ("learned:policy;speed=0.5", None, 31, 4),
+    ("confidence:k=4", 8, 36, 4),
+    ("learned:policy;speed=0.5", 8, 12, 4),
+)
+
+
+def write(folder: Path, tasks: Sequence[str] = ("sums",), prompts: int = 40) -> Path:
+    """The folder with the records of `PLAN` for each task."""
+    points, lines = [], []
+    for task in tasks:
+        for sampler, block_length, correct, steps in PLAN:
+            of, scores = setting(sampler, block_length, task=task), shares(correct * prompts // 40, prompts)
+            points.append(point(of, scores, steps))
+            lines += [sample_line(sample) for sample in samples(of, scores, steps)]
+    write_results(folder / "results.json", points)
+    (folder / "samples.jsonl").write_text("".join(lines), "utf-8")
+    return folder

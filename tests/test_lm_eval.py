@@ -1,0 +1,175 @@
+"""The harness's model: local tasks, the embedded denoiser, any sampler."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+lm_eval = pytest.importorskip("lm_eval")
+
+from hf_unmask.integrations.lm_eval import UnmaskLM  # noqa: E402
+from hf_unmask.tiny import held_out  # noqa: E402
+
+# the harness and its metrics warn about their own dependencies
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+TASK = """
+task: tiny_sums
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["#"], max_gen_toks: 40, do_sample: false, temperature: 0.0}}
+filter_list:
+  - name: last
+    filter: [{{function: regex, regex_pattern: "(-?[0-9]+)$"}}, {{function: take_first}}]
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+class Request:
+    """As much of the harness's ``Instance`` as a model reads."""
+
+    task_name = "sums"
+
+    def __init__(self, prompt, **options):
+        self.args = (prompt, {"until": [], "max_gen_toks": 40, **options})
+
+
+def model(**options):
+    return UnmaskLM(**{"pretrained": "tiny", "sampler": "threshold:threshold=0.5", "device": "cpu", **options})
+
+
+def requests(count, **options):
+    return [Request(problem.prompt, **options) for problem in held_out("chain_sum", "validation", count)]
+
+
+def answers(count=6, options=None, **arguments):
+    return model(**arguments).generate_until(requests(count, **(options or {})), disable_tqdm=True)
+
+
+def test_the_harness_runs_a_local_task_with_a_spec_in_its_own_argument_syntax(tmp_path):
+    problems = held_out("chain_sum", "validation", 8)
+    data = tmp_path / "sums.jsonl"
+    data.write_text("".join(json.dumps({"prompt": p.prompt, "answer": p.answer}) + "\n" for p in problems))
+    (tmp_path / "sums.yaml").write_text(TASK.format(data=data))
+    spec = "eos_suppress(klass:tau=0.6;eps=0.02)"
+    command = [sys.executable, "-m", "hf_unmask.integrations.lm_eval", "--model", "hf_unmask", "--tasks", "tiny_sums"]
+    command += ["--model_args", f"pretrained=tiny,sampler={spec},block_length=10,max_new_tokens=40,batch_size=4"]
+    command += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--device", "cpu"]
+    done = subprocess.run([*command, "--log_samples"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = (tmp_path / "out").rglob("results_*.json")
+    results = json.loads(path.read_text())
+    own = results["config"]["hf_unmask"]
+    assert own["sampler"] == spec and own["block_length"] == 10 and own["batch_size"] == 4
+    figures = own["tasks"]["tiny_sums"]
+    assert figures["requests"] == 8 and 1 <= figures["nfe_mean"] <= 40
+    assert figures["tokens_per_forward"] == pytest.approx(40 / figures["nfe_mean"])
+    assert f"tiny_sums, {spec}: {figures['nfe_mean']:.2f} forward passes per answer" in done.stderr
+    expected = answers(8, sampler=spec, block_length=10, batch_size=8)
+    solved = sum(p.solved_by(text) for p, text in zip(problems, expected, strict=True)) / 8
+    assert results["results"]["tiny_sums"]["exact_match,last"] == pytest.approx(solved)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pretrained=tiny,sampler=klass:tau=0.6;eps=0.02,batch_size=4", "sampler=klass:tau=0.6;eps=0.02,pretrained=tiny"],
+)
+def test_the_plain_parser_keeps_specs_whole_and_model_args_win(text):
+    found = UnmaskLM.create_from_arg_string(text, {"batch_size": 2, "device": "cpu", "max_batch_size": None})
+    assert str(found.sampler) == "klass:tau=0.6;eps=0.02"
+    assert found.batch_size == (4 if "batch_size" in text else 2)
+
+
+def test_requests_come_back_in_order_whatever_the_batch():
+    alone = answers(6, sampler="random:k=4", batch_size=1)
+    assert answers(6, sampler="random:k=4", batch_size=4) == alone
+    assert answers(6, sampler="random:k=4", seed=1) != alone
+
+
+def test_repeats_of_a_prompt_draw_differently():
+    prompt = held_out("chain_sum", "validation", 1)[0].prompt
+    again = [Request(prompt, do_sample=True, temperature=1.5) for _ in range(4)]
+    texts = model(sampler="random:k=8", batch_size=2).generate_until(again, disable_tqdm=True)
+    assert len(set(texts)) > 1
+
+
+def test_texts_are_cut_at_the_earliest_stop_string():
+    whole = answers(3)
+    cut = answers(3, {"until": ["=", "\n\n"]})
+    assert [text.split("=")[0] for text in whole] == cut
+    assert any("=" in text for text in whole)
+
+
+def test_ending_early_saves_forwards_and_keeps_what_stands_before():
+    late = model(sampler="left_to_right")
+    early = model(sampler="left_to_right", stop_at_eos=True)
+    asked = requests(3, until=["="])
+    assert early.generate_until(asked, disable_tqdm=True) == late.generate_until(asked, disable_tqdm=True)
+    saved, full = (m.get_model_info()["hf_unmask"]["tasks"]["sums"]["nfe_mean"] for m in (early, late))
+    assert saved < full == 40
+
+
+def test_model_args_set_the_length_of_the_canvas():
+    short = model(max_new_tokens=8, sampler="left_to_right")
+    short.generate_until(requests(2), disable_tqdm=True)
+    assert short.get_model_info()["hf_unmask"]["tasks"]["sums"]["nfe_mean"] == 8
+
+
+def test_prompts_that_are_too_long_lose_their_beginning():
+    found = model(max_length=48)
+    ids = found._ids("1+2=" * 30, {"max_new_tokens": 40})
+    assert len(ids) == 8 and ids == found._ids("1+2=" * 31, {"max_new_tokens": 40})
+    with pytest.raises(ValueError, match="`max_new_tokens` 40 leaves no room"):
+        model(max_length=40).generate_until(requests(1), disable_tqdm=True)
+
+
+def test_chat_templates_are_those_of_the_tokenizer():
+    found = model()
+    found.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+2"}]
+    assert found.chat_template(True) == found.tokenizer.chat_template
+    assert found.apply_chat_template(turns) == "1+2="
+    assert found.apply_chat_template(turns, add_generation_prompt=False) == "1+2"
+    assert found.tokenizer_name
+
+
+def test_likelihoods_are_refused_by_name():
+    for refuse in (model().loglikelihood, model().loglikelihood_rolling):
+        with pytest.raises(NotImplementedError, match="sums: model 'hf_unmask' generates text.*generate_until"):
+            refuse(requests(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": "auto"}, "`batch_size` must be a whole number of at least 1, got 'auto'"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be a whole number of at least 1, got 0"),
+        ({"block_length": 0}, "`block_lengths` must hold .* got 0"),
+        ({"sampler": "treshold"}, "did you mean 'threshold'"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        model(**options)
+
+
+def test_options_that_a_canvas_cannot_follow_are_refused():
+    with pytest.raises(ValueError, match="repetition_penalty"):
+        answers(1, {"repetition_penalty": 1.2})
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 2"):
+        model()

@@ -1,0 +1,299 @@
+"""Reports of hand-made records: tables, plots, the page, and what hostile text cannot do in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.image
+import pandas
+import pytest
+from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, setting, shares, write
+from typer.testing import CliRunner
+
+from hf_unmask.cli import app
+from hf_unmask.evaluation import report
+from hf_unmask.evaluation.budgets import budget_rows
+from hf_unmask.evaluation.groups import groups, is_learned, label, regime
+from hf_unmask.evaluation.page import inert_json
+from hf_unmask.evaluation.plots import styles, write_frontier
+from hf_unmask.evaluation.records import sample_line, write_results
+from hf_unmask.evaluation.report import read_records, write_csv, write_report
+from hf_unmask.evaluation.viewer import Answers, Reader, choose, payload
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = write(tmp_path_factory.mktemp("evaluation"), tasks=("sums", "grids/4x4 <b>"))
+    write_report(made, tokenizer=Letters())
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text("utf-8")
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take a second each and have tests of their own."""
+    monkeypatch.setattr(report, "dark_png", lambda *_: b"png")
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_csv_has_one_line_per_operating_point(folder: Path) -> None:
+    frame = pandas.read_csv(folder / "results.csv")
+    assert len(frame) == 2 * len(PLAN)
+    first = frame.iloc[0]
+    assert (first.sampler, first.regime, first.accuracy, first.nfe_mean) == ("confidence:k=8", "full diffusion", 0.1, 2)
+    assert first.seconds_total == pytest.approx(0.02)
+    assert (first.environment_commit, first.accuracy_seed_0) == ("abc", 0.1)
+    # by hand: 2 passes 10 %, 4 passes 77.5 %, 8 passes 80 %; and in blocks 90 % at 4 passes beats all but the cheapest
+    sums = frame[frame.task == "sums"]
+    marks = dict(zip(zip(sums.sampler, sums.regime, strict=True), sums.pareto_nfe.fillna(""), strict=True))
+    assert {key for key, mark in marks.items() if mark == "task"} == {
+        ("confidence:k=8", "full diffusion"),
+        ("confidence:k=4", "blocks of 8"),
+    }
+    assert {key for key, mark in marks.items() if mark == "regime"} == {
+        ("learned:policy;speed=0.5", "full diffusion"),
+        ("threshold:threshold=0.99", "full diffusion"),
+    }
+
+
+def test_plots_are_images(folder: Path) -> None:
+    stems = ["frontier-grids-4x4-b", "frontier-sums"]
+    assert sorted(path.stem for path in folder.glob("*.png")) == stems
+    for stem in stems:
+        picture = matplotlib.image.imread(folder / f"{stem}.png")
+        assert picture.shape[0] > 300 and picture.std() > 0.01
+        assert xml.etree.ElementTree.parse(folder / f"{stem}.svg").getroot().tag.endswith("svg")
+
+
+def test_the_same_records_give_the_same_files(folder: Path, tmp_path: Path) -> None:
+    records = read_records(folder)
+    group = records.groups[0]
+    again = [write_csv(records, tmp_path / "results.csv"), *write_frontier(group, tmp_path, records.fronts(group))]
+    assert len(again) == 3
+    for path in again:
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_page_stands_alone(folder: Path, page: str) -> None:
+    assert (folder / "report.html").stat().st_size <= report.MAX_BYTES
+    assert "http:" not in page and "https:" not in page
+    assert not re.search(r'(src|href|srcset)="(?!data:|#)', page)
+
+
+def test_styles_tell_thirteen_samplers_apart() -> None:
+    points = [point(setting(f"s{number}"), [1.0], 2) for number in range(13)]
+    assert len(set(styles(points).values())) == 13
+
+
+# ------------------------------------------------------------------------------------------------------- hostile texts
+
+
+def test_hostile_texts_are_inert(page: str) -> None:
+    assert "<img src=x" not in page
+    assert "<b>" not in page
+    assert "grids/4x4 &lt;b&gt;" in page
+    assert HOSTILE_TEXT in data_of(page)["vocabulary"].values()
+
+
+def test_json_cannot_end_its_element() -> None:
+    hostile = {"a": "</script><!--<script>&\u2028\ud800"}
+    assert not set("<>&\u2028") & set(inert_json(hostile))
+    assert json.loads(inert_json(hostile)) == hostile
+
+
+def test_hostile_specs_and_environments(tmp_path: Path, no_plots: None) -> None:
+    of = setting("x<script>alert(1)</script>", task="</title>")
+    bad = replace(point(of, [1.0, 0.0], 2), environment={"<script>": "<script>"})
+    write_results(tmp_path / "results.json", [bad])
+    made = report.html(read_records(tmp_path), [b"png"], None, ())
+    assert made.count("<script") == 2 and made.count("</title>") == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_budget_rows_by_hand(folder: Path) -> None:
+    records = read_records(folder)
+    group = records.groups[0]
+    scores = {p.setting.key: dict(enumerate(shares(round(p.accuracy * 40), 40))) for p in group.points}
+    rows = {(row.regime, row.share.denominator): row for row in budget_rows([group], scores)}
+    assert [row.budget for row in rows.values()] == [1, 2, 4, 8, 16] * 2
+    assert rows["full diffusion", 16].best is None
+    cheap = rows["full diffusion", 8]
+    assert cheap.best is not None and cheap.best.setting == setting("confidence:k=8")
+    assert cheap.second is None and cheap.against_second is None
+    middle = rows["full diffusion", 4]
+    assert middle.best is not None and middle.second is not None and middle.heuristic is not None
+    assert middle.best.setting.sampler == "learned:policy;speed=0.5"
+    assert middle.second.setting.sampler == "threshold"
+    assert middle.heuristic.setting == setting("confidence:k=4", 8)
+    assert middle.against_second is not None and middle.against_heuristic is not None
+    # one prompt of 40 differs: 1/40; five differ, all one way: -5/40, exact p 2 / 2**5
+    assert middle.against_second.difference == pytest.approx(0.025)
+    assert middle.against_second.verdict == "not distinguishable"
+    assert middle.against_heuristic.difference == pytest.approx(-0.125)
+    assert middle.against_heuristic.p_value == pytest.approx(0.0625)
+    blocks = rows["blocks of 8", 4]
+    assert blocks.against_second is not None and blocks.against_second.verdict == "better"
+    assert blocks.best == blocks.heuristic and blocks.against_heuristic is None
+
+
+def test_budget_table_is_the_first_and_says_it_in_words(page: str) -> None:
+    first = page[page.index("<table") : page.index("</table>")]
+    assert "not distinguishable</span> from <code>threshold</code>: +2.5 points" in first
+    assert "better</span> than <code>learned:policy;speed=0.5</code>: +60.0 points" in first
+    assert "4 (L/4)" in first and "the best sampler itself" in first
+
+
+def test_comparisons_use_common_prompts_only() -> None:
+    """A run that was stopped has answers of one sampler that the other lacks."""
+    points = [point(setting("a"), [1.0], 2), point(setting("b"), [0.0], 2)]
+    a, b = (p.setting.key for p in points)
+    row = budget_rows(groups(points), {a: {0: 1.0, 1: 1.0}, b: {1: 0.0, 2: 1.0}})[-1]
+    assert row.against_second is not None and row.against_second.prompts == 1
+    assert budget_rows(groups(points), {a: {0: 1.0}, b: {1: 0.0}})[-1].against_second is None
+
+
+def test_areas_name_their_reference(page: str) -> None:
+    areas = page[page.index('id="areas"') :]
+    assert f"reference: {LENGTH} NFE, accuracy 0" in areas and "AUP" in areas
+
+
+def test_opening_order(page: str) -> None:
+    """Pairs open together in 8 steps: half of the tokens with a right neighbour open with it."""
+    orders = page[page.index('id="orders"') :]
+    assert f"{8 / 15:.1%}" in orders and "correlation with 1" in orders
+
+
+def test_names() -> None:
+    assert regime(setting("a", LENGTH)) == regime(setting("a", 99)) == regime(setting("a")) == "full diffusion"
+    assert regime(setting("a", 4)) == "blocks of 4"
+    assert label(setting("a", temperature=0.5, stop_at_eos=True)) == "a, temperature 0.5, stops at EOS"
+    assert is_learned("eos_suppress(learned:x)") and is_learned("learned:x;speed=1") and not is_learned("threshold")
+    two = groups([point(setting("a", template=name), [1.0], 2) for name in ("x", "y")])
+    assert [group.title for group in two] == ["sums, template x", "sums, template y"]
+    same = groups([point(setting("a", task=name), [1.0], 2) for name in ("a/b", "a b")])
+    assert [group.slug for group in same] == ["a-b", "a-b-2"]
+
+
+# -------------------------------------------------------------------------------------------------------- trajectories
+
+
+def test_trajectories_are_chosen_in_order_and_counted(tmp_path: Path) -> None:
+    settings = [setting("a"), setting("b")]
+    group = groups([point(of, [1.0] * 3, 2) for of in settings])[0]
+    stored = [sample for of in settings for seed in (1, 0) for sample in samples(of, [1.0] * 3, 2, seed)]
+    # b did not answer prompt 0: prompts that all answered come first
+    stored = [sample for sample in stored if sample.setting != settings[1] or sample.prompt_id]
+    stored += samples(setting("no operating point"), [1.0] * 3, 2)
+    (tmp_path / "samples.jsonl").write_text("".join(map(sample_line, stored)))
+    reader = Reader(tmp_path / "samples.jsonl", [group], limit=3)
+    answers = reader.answers(group)
+    assert list(answers.kept) == [1, 2, 0]
+    assert reader.scores()[settings[1].key] == {1: 1.0, 2: 1.0}
+    every = choose(group, answers, (), 1_000_000)
+    assert (every.prompts, every.answers.prompts, every.answers.trajectories) == (3, 3, 10)
+    assert {sample.seed for sample in every.samples} == {0}
+    assert list(Reader(tmp_path / "samples.jsonl", [group], limit=1).answers(group).kept) == [1]
+    one = len(json.dumps(payload([every], None)["tasks"][0]["prompts"][0]["trajectories"][0]))
+    part = choose(group, answers, (), 2 * one + 50)
+    assert [(s.prompt_id, s.setting.sampler) for s in part.samples] == [(1, "a"), (1, "b")]
+    lone = choose(group, answers, {settings[1].key}, one + 50)
+    assert [(s.prompt_id, s.setting.sampler) for s in lone.samples] == [(1, "b")]
+    assert choose(group, answers, (), 0).samples == []
+
+
+def test_page_stays_below_its_limit(tmp_path: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = read_records(write(tmp_path))
+    whole = report.html(records, [b"png"], Letters().decode, ())
+    monkeypatch.setattr(report, "MAX_BYTES", len(whole) - 20_000)
+    small = report.html(records, [b"png"], Letters().decode, ())
+    shown = re.search(r"(\d+) of (\d+) stored trajectories", small)
+    assert len(small.encode()) <= report.MAX_BYTES
+    assert shown is not None and 0 < int(shown[1]) < int(shown[2]) == 40 * len(PLAN)
+
+
+def test_without_a_tokenizer_ids_are_shown(tmp_path: Path, no_plots: None) -> None:
+    made = report.html(read_records(write(tmp_path, prompts=4)), [b"png"], None, ())
+    assert "tokens are shown as ids" in made
+    assert data_of(made)["vocabulary"]["5"] == "5"
+
+
+def test_what_was_not_read_is_null() -> None:
+    of = setting("a")
+    group = groups([point(of, [1.0], 2)])[0]
+    sample = replace(samples(of, [1.0], 2)[0], confidence=[float("nan"), None] * (LENGTH // 2))
+    for changed, expected in ((sample, [None] * LENGTH), (replace(sample, confidence=None), None)):
+        chosen = choose(group, Answers({0: [changed]}, 1, 1), (), 9_999)
+        found = payload([chosen], None)["tasks"][0]["prompts"][0]["trajectories"][0]
+        assert found["confidence"] == expected
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_report_command(tmp_path: Path) -> None:
+    code, out, _ = run("report", write(tmp_path, prompts=4))
+    assert code == 0 and "report.html" in out
+    # the embedded model was named, so its tokenizer is used
+    assert "tokens are shown as ids" not in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
+    assert run("report", tmp_path)[::2] == (
+        2,
+        f"error: {tmp_path} holds no results.json; `hf-unmask evaluate --out {tmp_path}` writes one\n",
+    )
+    assert run("watch", tmp_path)[0] == 2
+
+
+def test_a_tokenizer_that_does_not_load_leaves_ids(tmp_path: Path) -> None:
+    of = setting("a", model=str(tmp_path / "gone"))
+    write_results(tmp_path / "results.json", [point(of, [1.0], 2)])
+    (tmp_path / "samples.jsonl").write_text(sample_line(samples(of, [1.0], 2)[0]))
+    code, out, err = run("watch", tmp_path)
+    assert code == 0 and "tokens are shown as ids" in err
+    assert "step   1  3 4 5 6 7 8 9 10 ________" in out
+
+
+def test_watch_prints_steps_of_several_samplers(tmp_path: Path) -> None:
+    write(tmp_path)
+    code, out, err = run("watch", tmp_path, "--sampler", "threshold", "--prompt-id", 31)
+    lines = out.splitlines()
+    assert code == 0 and err == ""
+    assert lines[0] == "sums, prompt 31"
+    assert lines[1].startswith("[1] threshold, full diffusion") and lines[2].startswith("[2] threshold:threshold=0.99")
+    steps = [line for line in lines if "step " in line]
+    assert [line[:13] for line in steps[:3]] == ["[1] step   1 ", "[2] step   1 ", "[1] step   2 "]
+    assert len(steps) == 4 + 8 and "_" not in steps[-1].partition("step")[2]
+    assert lines[-2:] == [
+        "threshold, full diffusion: wrong, 4 NFE",
+        "threshold:threshold=0.99, full diffusion: correct, 8 NFE",
+    ]
+
+
+def test_watch_says_what_there_is(tmp_path: Path) -> None:
+    write(tmp_path)
+    for option, value in (("--sampler", "klass"), ("--task", "grids"), ("--prompt-id", 99)):
+        code, _, err = run("watch", tmp_path, option, value)
+        assert code == 2 and str(value) in err and "there are" in err
+    assert f"4 of {len(PLAN)} shown" in run("watch", tmp_path)[2]
