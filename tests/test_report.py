@@ -277,7 +277,11 @@ def test_a_tokenizer_that_does_not_load_leaves_ids(tmp_path: Path) -> None:
 
 def test_watch_prints_steps_of_several_samplers(tmp_path: Path) -> None:
     write(tmp_path)
-    code, out, err = run("watch", tmp_path, "--sampler", "threshold", "--prompt-id", 31)
+    code, out, err = run(
+        "watch",
+        *(tmp_path, "--prompt-id", 31, "--sampler", "threshold:threshold=0.9"),
+        *("--sampler", "threshold:threshold=0.99"),
+    )
     lines = out.splitlines()
     assert code == 0 and err == ""
     assert lines[0] == "sums, prompt 31"
@@ -288,6 +292,15 @@ def test_watch_prints_steps_of_several_samplers(tmp_path: Path) -> None:
     assert lines[-2:] == [
         "threshold, full diffusion: wrong, 4 NFE",
         "threshold:threshold=0.99, full diffusion: correct, 8 NFE",
+    ]
+
+
+def test_watch_takes_a_name_for_all_dials(tmp_path: Path) -> None:
+    _, out, _ = run("watch", write(tmp_path, prompts=1), "--sampler", "confidence")
+    assert [line.partition(" ")[2] for line in out.splitlines()[1:4]] == [
+        "confidence:k=8, full diffusion:",
+        "confidence:k=4, full diffusion:",
+        "confidence:k=4, blocks of 8:",
     ]
 
 

@@ -104,10 +104,9 @@ def events(samples: Sequence[Sample]) -> Iterator[StepEvent]:
 def _chosen(path: Path, task: str | None, prompt_id: int | None, wanted: Sequence[str]) -> list[Sample]:
     """The first stored trajectory of every setting that fits, in the order asked for."""
     found = _of_prompt(path, *_prompt(path, task, prompt_id))
-    for spec in wanted:
-        specs = [sample.setting.sampler for sample in found]
-        _check("sampler", spec, specs if spec in specs else [*specs, *map(_name, specs)])
-    return [sample for spec in wanted for sample in found if spec in _names(sample)] if wanted else found
+    specs = [sample.setting.sampler for sample in found]
+    chosen = dict.fromkeys(match for spec in wanted for match in _matches(spec, specs))
+    return [sample for spec in chosen for sample in found if sample.setting.sampler == spec] if wanted else found
 
 
 def _prompt(path: Path, task: str | None, prompt_id: int | None) -> tuple[str, int]:
@@ -138,14 +137,19 @@ def _of_prompt(path: Path, task: str, prompt_id: int) -> list[Sample]:
     return list(found.values())
 
 
-def _names(sample: Sample) -> tuple[str, str]:
-    return sample.setting.sampler, _name(sample.setting.sampler)
-
-
-def _name(spec: str) -> str:
+def _matches(wanted: str, specs: Sequence[str]) -> list[str]:
+    """The spec itself, however its dials are written, else all dials of the sampler of that name."""
     from hf_unmask.evaluation.frontier import method_of
+    from hf_unmask.evaluation.groups import is_learned
+    from hf_unmask.specs import parse_sampler
 
-    return method_of(spec)
+    names = [method_of(spec) for spec in specs]
+    if wanted not in specs and wanted in names:
+        return [spec for spec, name in zip(specs, names, strict=True) if name == wanted]
+    if wanted not in specs and not is_learned(wanted):  # to parse a learned one would load its policy
+        wanted = str(parse_sampler(wanted))
+    _check("sampler", wanted, specs)
+    return [wanted]
 
 
 def _check(what: str, given: Any, known: Sequence[Any]) -> None:
