@@ -3,8 +3,8 @@
     python examples/train_tiny_denoiser.py --output runs/tiny            # again with the same folder: resumes
     python examples/train_tiny_denoiser.py --output runs/tiny --export hf_unmask/tiny/model
 
-The objective is LLaDA's (https://arxiv.org/abs/2502.09992, its eq. 14 form with a drawn *number* of masks, which
-has the same expectation as masked cross-entropy weighted by 1/t and less variance): prompts are never masked,
+The objective is LLaDA's (https://arxiv.org/abs/2502.09992) in the form that draws the *number* of masks, which has
+the same expectation as masked cross-entropy weighted by 1/t and less variance: prompts are never masked,
 answers are padded with EOS to the generation length and the padding is learned like text.
 
 Hidden matrices are optimised by Muon, embeddings and norms by AdamW; warm-up, constant rate, linear decay to zero.
