@@ -245,8 +245,8 @@ def main() -> None:
         "--stop-after",
         type=int,
         default=4000,
-        help="stop at this update, 0 for none; the shipped weights are those of the default. By the last update the "
-        "model sums in its head, and terse answers (what padding tempts to) cost little accuracy",
+        help="stop at this update, 0 for none; the default gives the shipped weights. At update 5,000 confidence "
+        "rules in full diffusion, tempted into terse answers, still solved 89 %% of test sums: order mattered less",
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--hidden-size", type=int, default=128)
