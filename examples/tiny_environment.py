@@ -39,8 +39,10 @@ CONFIDENCE = (
     "threshold:threshold=0.3",
     "entropy_bound",
     "factor",
+    "factor:factor=0.5",
     "klass",
     "credit",
+    "credit:threshold=0.95",
 )
 OTHERS = ("dilated", "eos_suppress(threshold:threshold=0.95)")
 
@@ -81,7 +83,11 @@ def bars(rows: list[DemoRow]) -> list[tuple[str, bool]]:
         (f"chain_sum, one token per step in blocks ({best}): {single:.1f} %, bar 75 %", single >= 75),
         (f"mini_sudoku, one token per step in blocks (confidence): {sudoku:.1f} %, bar 90 %", sudoku >= 90),
         (f"threshold 0.3 loses {fall:.1f} points against 0.95 in blocks, bar 10", fall >= 10),
-        (f"full diffusion: rules that lose fewer than 10 points against their blocks: {kept or 'none'}", not kept),
+        (
+            "full diffusion: confidence rules that lose fewer than 10 points against their own blocks at every dial: "
+            f"{', '.join(kept) or 'none'}",
+            not kept,
+        ),
     ]
 
 
