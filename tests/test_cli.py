@@ -117,9 +117,12 @@ def test_demo_ends_cleanly_with_ctrl_c() -> None:
             signal.raise_signal(signal.SIGINT)
 
     hook = register_module_forward_pre_hook(press)
+    # a test run started in the background may ignore the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = call(*DEMO, "--json", code=130)
     finally:
+        signal.signal(signal.SIGINT, before)
         hook.remove()
     value = json.loads(result.stdout)
     assert len(value["rows"]) == 1 and not value["finished"]
