@@ -164,8 +164,11 @@ class Denoiser:
         """
         if self.model.training:
             warnings.warn(f"{type(self.model).__name__} is in training mode: call model.eval()", stacklevel=2)
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": self._mask(attended)}
-        places = (attended.long().cumsum(-1) - 1).clamp(min=0) + self.position_offset
+        real = attended.long()
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": self._mask(attended, real)}
+        places = (real.cumsum(-1) - 1).clamp(min=0)
+        if self.position_offset:
+            places = places + self.position_offset
         extras = {"position_ids": places, "use_cache": False, "return_dict": True}
         inputs |= {name: value for name, value in extras.items() if name in self.accepts}
         if hidden:
@@ -185,9 +188,9 @@ class Denoiser:
             )
         return _at(output.logits, positions), _at(states[-1], positions)
 
-    def _mask(self, attended: Tensor) -> Tensor:
+    def _mask(self, attended: Tensor, real: Tensor) -> Tensor:
         if self.attention == "2d":
-            return attended.long()
+            return real
         # padded queries see the real keys too: a fully masked row would be NaN in some kernels
         return attended[:, None, None, :].expand(-1, 1, attended.shape[1], -1)
 

@@ -32,7 +32,6 @@ from hf_unmask.recording import Recording
 from hf_unmask.step import Noise, SamplerProtocol, Selection, Step
 from hf_unmask.stopping import Stopping
 
-_NOT_FINITE, _NOTHING_OPENED, _NOT_ELIGIBLE = 1, 2, 4  # bits of a row's fault
 _NOT_FINITE_MESSAGE = (
     "the denoiser's logits are NaN or infinite: check its weights and dtype (float16 overflows easily, try bfloat16)"
 )
@@ -134,9 +133,9 @@ def advance(rows: Rows, run: Run, stopping: Stopping, recording: Recording) -> t
     fault = _faults(selection, step, reading, run.sampler)
     after, opened = _write(rows, run, slots, step, selection)
     after, finished = stopping.apply(after, after.block * run.block_length >= after.length)
-    # the one device-to-host read of a step: worst fault, any row finished
-    worst, any_finished = torch.stack([fault.amax(), finished.any().long()]).tolist()
-    if worst:
+    # the one device-to-host read of a step: any fault, any row finished
+    *faulty, any_finished = torch.cat([fault, finished[None]]).any(-1).tolist()
+    if any(faulty):
         _raise_fault(fault, rows, run.sampler)
     recording.step(after, slots, opened, step)
     return after, finished if any_finished else None
@@ -209,21 +208,20 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
 
 
 def _faults(selection: Selection, step: Step, reading: Reading, sampler: SamplerProtocol) -> Tensor:
-    """[R] long, bits of what went wrong in a row."""
-    fault = (step.valid & ~reading.finite).any(-1) * _NOT_FINITE
-    fault = fault | (selection.open & ~step.eligible).any(-1) * _NOT_ELIGIBLE
-    if not sampler.may_stall:
-        fault = fault | ~selection.open.any(-1) * _NOTHING_OPENED
-    return fault
+    """[3, R] bool: the row's logits are not finite, it opened an ineligible position, it opened nothing."""
+    stalled = ~selection.open.any(-1)
+    if sampler.may_stall:
+        stalled = torch.zeros_like(stalled)
+    return torch.stack([(step.valid & ~reading.finite).any(-1), (selection.open & ~step.eligible).any(-1), stalled])
 
 
 def _raise_fault(fault: Tensor, rows: Rows, sampler: SamplerProtocol) -> None:
-    for kind, error, message in (
-        (_NOT_FINITE, ValueError, _NOT_FINITE_MESSAGE),
-        (_NOT_ELIGIBLE, RuntimeError, f"sampler {sampler} opened a position that is not eligible"),
-        (_NOTHING_OPENED, RuntimeError, f"sampler {sampler} opened nothing although it must open a position"),
+    for hits, error, message in (
+        (fault[0], ValueError, _NOT_FINITE_MESSAGE),
+        (fault[1], RuntimeError, f"sampler {sampler} opened a position that is not eligible"),
+        (fault[2], RuntimeError, f"sampler {sampler} opened nothing although it must open a position"),
     ):
-        hit = (fault & kind).nonzero()
+        hit = hits.nonzero()
         if len(hit):
             place = int(hit[0])
             raise error(f"{message} (step {int(rows.steps[place])}, row {int(rows.number[place])})")

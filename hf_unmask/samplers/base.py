@@ -191,8 +191,10 @@ def at_least_one(chosen: Tensor, eligible: Tensor, by: Tensor) -> Tensor:
 
     chosen, eligible [B, W] bool, by [B, W] float -> [B, W] bool. Rows without an eligible position stay empty.
     """
-    empty = ~(chosen & eligible).any(-1, keepdim=True)
-    return (chosen & eligible) | (top(by, eligible, 1) & empty)
+    chosen = chosen & eligible
+    best = by.masked_fill(~eligible, -math.inf).argmax(-1, keepdim=True)  # the first of equals
+    forced = torch.zeros_like(eligible).scatter(-1, best, ~chosen.any(-1, keepdim=True))
+    return chosen | (forced & eligible)
 
 
 def require(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from hf_unmask.samplers.base import Sampler, at_least_one, require
+from hf_unmask.samplers.base import Sampler, require
 from hf_unmask.step import Needs, Noise, Selection, State, Step
 
 
@@ -35,7 +35,8 @@ class EntropyBoundSampler(Sampler):
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         del noise
         ranked = step.entropy.masked_fill(~step.eligible, math.inf).sort(dim=-1, stable=True)
-        # In ascending order the largest of the first k is the k-th. Ineligible ones give inf - inf, which never passes.
+        # In ascending order the largest of the first k is the k-th, so the first always passes. Ineligible ones give
+        # inf - inf, which never does.
         passed = ranked.values.cumsum(-1) - ranked.values <= self.gamma
         chosen = torch.zeros_like(step.eligible).scatter(-1, ranked.indices, passed)
-        return Selection(at_least_one(chosen, step.eligible, by=-step.entropy), state)
+        return Selection(chosen, state)
