@@ -8,7 +8,7 @@ the same expectation as masked cross-entropy weighted by 1/t and less variance: 
 answers are padded with EOS to the generation length and the padding is learned like text.
 
 Hidden matrices are optimised by Muon, embeddings and norms by AdamW; warm-up, constant rate, linear decay to zero.
-The run is a function of ``--seed``, the machine and the thread count; checkpoints hold everything needed to go on.
+The run is a function of ``--seed`` up to the order in which threads add; checkpoints hold everything needed to go on.
 """
 
 from __future__ import annotations
