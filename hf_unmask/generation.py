@@ -122,7 +122,8 @@ def _ended(streamer: Any) -> Iterator[None]:
 def advance(rows: Rows, run: Run, stopping: Stopping, recording: Recording) -> tuple[Rows, Tensor | None]:
     """One denoising step of every row. Returns the rows and which have finished [R] bool, None if none has."""
     slots, inside = _window(rows, run)
-    reading, hidden = _denoise(rows, run, slots)
+    positions = rows.positions.gather(1, slots)
+    reading, hidden = _denoise(rows, run, slots, positions)
     step = _step(rows, run, slots, inside, reading, hidden)
     noise = Noise(
         action=lambda: uniform(rows.key, rows.steps, step.index, ACTION),
@@ -131,7 +132,7 @@ def advance(rows: Rows, run: Run, stopping: Stopping, recording: Recording) -> t
     selection = run.sampler.select(step, rows.sampler_state, noise)
     _check_form(selection, step, run.sampler)
     fault = _faults(selection, step, reading, run.sampler)
-    after, opened = _write(rows, run, slots, step, selection)
+    after, opened = _write(rows, run, positions, step, selection)
     after, finished = stopping.apply(after, after.block * run.block_length >= after.length)
     # the one device-to-host read of a step: any fault, any row finished
     *faulty, any_finished = torch.cat([fault, finished[None]]).any(-1).tolist()
@@ -154,8 +155,7 @@ def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor]:
     return slots.clamp(max=rows.masked.shape[1] - 1), slots < rows.length[:, None]
 
 
-def _denoise(rows: Rows, run: Run, slots: Tensor) -> tuple[Reading, Tensor | None]:
-    positions = rows.positions.gather(1, slots)
+def _denoise(rows: Rows, run: Run, slots: Tensor, positions: Tensor) -> tuple[Reading, Tensor | None]:
     wants_hidden = "hidden" in run.sampler.needs.quantities
     logits, hidden = run.denoiser(rows.tokens, rows.attended, positions, hidden=wants_hidden)
     if run.forwards_per_step == 2:
@@ -169,24 +169,21 @@ def _denoise(rows: Rows, run: Run, slots: Tensor) -> tuple[Reading, Tensor | Non
 
 def _step(rows: Rows, run: Run, slots: Tensor, inside: Tensor, reading: Reading, hidden: Tensor | None) -> Step:
     masked = rows.masked.gather(1, slots) & inside
-    stop = torch.zeros_like(masked)
-    for token in run.denoiser.stop_token_ids:
-        stop |= reading.proposal == token
+    whole = run.sampler.needs.where == "canvas"  # otherwise the window is the active block
     quantities = dict(reading.quantities)
     if hidden is not None:
         quantities["hidden"] = hidden
     return Step(
         proposal=reading.proposal,
         masked=masked,
-        eligible=masked & (slots // run.block_length == rows.block[:, None]),
+        eligible=masked & (slots // run.block_length == rows.block[:, None]) if whole else masked,
         valid=inside,
         index=slots,
-        offset=slots % run.block_length,
-        stop=stop,
         length=rows.length,
         steps=rows.steps,
         block_steps=rows.block_steps,
         block_length=run.block_length,
+        stop_token_ids=run.denoiser.stop_token_ids,
         read=quantities,
     )
 
@@ -227,13 +224,12 @@ def _raise_fault(fault: Tensor, rows: Rows, sampler: SamplerProtocol) -> None:
             raise error(f"{message} (step {int(rows.steps[place])}, row {int(rows.number[place])})")
 
 
-def _write(rows: Rows, run: Run, slots: Tensor, step: Step, selection: Selection) -> tuple[Rows, Tensor]:
+def _write(rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selection) -> tuple[Rows, Tensor]:
     """Write the opened positions and move the block pointers. Also returns what opened [R, L] bool."""
     chosen = step.proposal if selection.tokens is None else selection.tokens
-    positions = rows.positions.gather(1, slots)
     # adding differences keeps clamped window positions (they add 0) from overwriting real ones
     change = torch.where(selection.open, chosen - rows.tokens.gather(1, positions), 0)
-    opened = torch.zeros_like(rows.step_map).scatter_add(1, slots, selection.open.long()) > 0
+    opened = torch.zeros_like(rows.step_map).scatter_add(1, step.index, selection.open.long()) > 0
     masked = rows.masked & ~opened
     place = torch.arange(masked.shape[1], device=masked.device)
     in_block = place // run.block_length == rows.block[:, None]

@@ -17,7 +17,9 @@ def _signed(constant: int) -> int:
 _GAMMA = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
-ACTION, TOKEN, ROW = 1, 2, 3  # independent streams of one row and step
+_STEP = _signed(0xDB4F0B9175AE2165)
+#: Independent streams of one row and step, told apart by what they add.
+ACTION, TOKEN, ROW = 0, _signed(0xD1B54A32D192ED03), _signed(0xABC98388FB8FAC03)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -52,7 +54,12 @@ def _occurrence(values: Tensor) -> Tensor:
 
 
 def uniform(key: Tensor, step: Tensor, index: Tensor, stream: int) -> Tensor:
-    """Uniform numbers strictly inside (0, 1). key [B], step [B], index [B, W], all long -> [B, W] float32."""
-    row = _mix(key + _mix(step * _GAMMA + stream))
-    bits = _shift_right(_mix(row[:, None] + (index + 1) * _GAMMA), 41)
-    return (bits.float() + 0.5) * 2.0**-23  # 23 bits and a half: exact in float32, never 0 or 1
+    """Uniform numbers strictly inside (0, 1). key [B], step [B], index [B, W], all long -> [B, W] float32.
+
+    One mix of the sum of multiples that are odd and unrelated, so that no two small (step, index) of a key meet. The
+    last line of the mix is left out: it only touches bits that are not used.
+    """
+    x = (key + step * _STEP + stream)[:, None] + index * _GAMMA
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return (_shift_right(x, 41).float() + 0.5) * 2.0**-23  # 23 bits and a half: exact in float32, never 0 or 1

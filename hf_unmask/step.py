@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 Quantity = Literal["confidence", "entropy", "margin", "top_probs", "probs", "hidden"]
@@ -68,12 +69,11 @@ class Step:
     eligible: Tensor  # [B, W] bool, undecided and inside the row's active block: what may be opened
     valid: Tensor  # [B, W] bool, a position of this row's canvas (False: beyond a shorter row's end)
     index: Tensor  # [B, W] long, place in the row's canvas, 0 .. length - 1
-    offset: Tensor  # [B, W] long, place in its own block
-    stop: Tensor  # [B, W] bool, the proposal is a stop token (EOS and its like)
     length: Tensor  # [B] long, positions this row has to fill
     steps: Tensor  # [B] long, denoising steps this row has made before this one
     block_steps: Tensor  # [B] long, of these, in the active block
     block_length: int  # positions of a full block
+    stop_token_ids: tuple[int, ...] = ()  # EOS and its like
     read: Mapping[Quantity, Tensor] = field(default_factory=dict)  # the declared quantities; use the properties below
 
     def _quantity(self, name: Quantity) -> Tensor:
@@ -110,6 +110,19 @@ class Step:
     def hidden(self) -> Tensor:
         """[B, W, D] float, last hidden state."""
         return self._quantity("hidden")
+
+    @property
+    def offset(self) -> Tensor:
+        """[B, W] long, place in its own block."""
+        return self.index % self.block_length
+
+    @property
+    def stop(self) -> Tensor:
+        """[B, W] bool, the proposal is a stop token."""
+        stop = torch.zeros_like(self.masked)
+        for token in self.stop_token_ids:
+            stop |= self.proposal == token
+        return stop
 
     @property
     def time(self) -> Tensor:

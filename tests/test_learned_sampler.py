@@ -38,8 +38,6 @@ def make_step(rows=4, width=6, top_k=1, seed=0, **read):
         eligible=masked & (index < 4),
         valid=valid,
         index=index,
-        offset=index,
-        stop=torch.zeros_like(valid),
         length=valid.sum(-1),
         steps=torch.arange(rows) % 3,
         block_steps=torch.arange(rows) % 3,
@@ -89,10 +87,7 @@ def test_rows_do_not_depend_on_their_neighbours():
     together = sampler.select(step, None, noise).open
     for row in range(4):
         one, length = slice(row, row + 1), int(step.length[row])
-        cut = {
-            name: getattr(step, name)[one, :length]
-            for name in ("proposal", "masked", "eligible", "valid", "index", "offset", "stop")
-        }
+        cut = {name: getattr(step, name)[one, :length] for name in ("proposal", "masked", "eligible", "valid", "index")}
         counts = {name: getattr(step, name)[one] for name in ("length", "steps", "block_steps")}
         alone = Step(**cut, **counts, block_length=4, read={"top_probs": step.top_probs[one, :length]})
         opened = sampler.select(alone, None, Noise(noise.action[one, :length], noise.row[one])).open

@@ -98,9 +98,8 @@ def test_known_values():
         return x ^ (x >> 31)
 
     def plain(key, step, index):
-        gamma = 0x9E3779B97F4A7C15
-        row = mix((key + mix((step * gamma + ACTION) % 2**64)) % 2**64)
-        return 2 * (mix((row + (index + 1) * gamma) % 2**64) >> 41) + 1
+        x = key + step * 0xDB4F0B9175AE2165 + ACTION + index * 0x9E3779B97F4A7C15
+        return 2 * (mix(x % 2**64) >> 41) + 1
 
     assert found == [[plain(1, 0, 0), plain(1, 0, 1)], [plain(2, 3, 0), plain(2, 3, 5)]]
 

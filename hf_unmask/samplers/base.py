@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from hf_unmask.configuration import UnmaskingGenerationConfig, refuse_unsupported
+from hf_unmask.configuration import refuse_unsupported
+from hf_unmask.custom_generate import PREPARED, as_passed, refuse_foreign, repeated
 from hf_unmask.generation import generate
 from hf_unmask.output import StepEvent, UnmaskOutput
 from hf_unmask.step import Needs, Noise, Selection, State, Step
@@ -79,9 +79,9 @@ class Sampler:
         """
         config = GenerationConfig() if generation_config is None else generation_config
         refuse_unsupported(config)
-        _refuse_foreign("logits_processor", logits_processor, config)
-        _refuse_foreign("stopping_criteria", stopping_criteria, config)
-        unknown = sorted(name for name in model_kwargs.keys() - _PREPARED if model_kwargs[name] is not None)
+        refuse_foreign("logits_processor", logits_processor, config)
+        refuse_foreign("stopping_criteria", stopping_criteria, config)
+        unknown = sorted(name for name in model_kwargs.keys() - PREPARED if model_kwargs[name] is not None)
         if unknown:
             raise ValueError(f"unknown option {', '.join(unknown)} of generate(custom_generate={self}): drop it")
         if temperature and config.do_sample is False:
@@ -94,15 +94,15 @@ class Sampler:
             sampler=self,
             # transformers drops a mask of ones, also one that was passed
             attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-            generation_config=_as_passed(getattr(model, "generation_config", None), config),
+            generation_config=as_passed(getattr(model, "generation_config", None), config),
             streamer=unmask_streamer,
             on_step=on_step,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             block_length=block_length,
-            seed=_repeated(getattr(config, "seed", None) if seed is None else seed, repeats),
-            fill_mask=_repeated(getattr(config, "fill_mask", None) if fill_mask is None else fill_mask, repeats),
+            seed=repeated(getattr(config, "seed", None) if seed is None else seed, repeats),
+            fill_mask=repeated(getattr(config, "fill_mask", None) if fill_mask is None else fill_mask, repeats),
             stop_at_eos=stop_at_eos,
             mask_token_id=mask_token_id,
             output_trajectory=output_trajectory,
@@ -117,61 +117,6 @@ class Sampler:
             if f.default is MISSING or getattr(self, f.name) != f.default
         ]
         return self.name + (":" + ";".join(changed) if changed else "")
-
-
-#: What transformers prepares for left-to-right decoding; a canvas needs the attention mask only.
-_PREPARED = {"attention_mask", "cache_position", "logits_to_keep", "past_key_values", "position_ids", "use_cache"}
-#: What transformers builds from options that this package carries out itself, and the option.
-_BUILT_FROM = {
-    "EosTokenCriteria": "eos_token_id",
-    "MaxLengthCriteria": "max_length",
-    "SuppressTokensLogitsProcessor": "suppress_tokens",
-    "TemperatureLogitsWarper": "temperature",
-    "TopKLogitsWarper": "top_k",
-    "TopPLogitsWarper": "top_p",
-    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
-}
-#: What transformers fills in where neither the call nor the model sets a value.
-_FILLED_IN = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
-
-
-def _refuse_foreign(name: str, given: Any, config: GenerationConfig) -> None:
-    """Raise unless everything was built from an option: what somebody passed would be ignored."""
-    foreign = [type(item).__name__ for item in given or () if not _is_built(item, config)]
-    if foreign:
-        raise ValueError(f"`{name}` {foreign} is made for left-to-right decoding and has no meaning here: drop it")
-
-
-def _is_built(item: Any, config: GenerationConfig) -> bool:
-    option = _BUILT_FROM.get(type(item).__name__)
-    negative_prompt = getattr(item, "unconditional_context", {}).get("input_ids")
-    if option is None or negative_prompt is not None:
-        return False
-    same: bool = _plain(getattr(item, option)) == _plain(getattr(config, option, None))
-    return same
-
-
-def _plain(value: Any) -> Any:
-    value = value.tolist() if isinstance(value, Tensor) else value
-    return value if isinstance(value, list) else [value]
-
-
-def _as_passed(own: GenerationConfig | None, merged: GenerationConfig) -> GenerationConfig:
-    """The config without what transformers merged in: the loop merges the model's by its own rules."""
-    passed = copy.copy(merged)
-    names = ["mask_token_id", "eos_token_id", "pad_token_id"]
-    if not isinstance(merged, UnmaskingGenerationConfig):
-        names += _FILLED_IN
-    for name in names:
-        of_model = getattr(own, name, None)
-        if getattr(merged, name, None) == (_FILLED_IN.get(name) if of_model is None else of_model):
-            setattr(passed, name, None)
-    return passed
-
-
-def _repeated(value: Any, repeats: int) -> Any:
-    """One value per prompt -> one per row; transformers repeats prompts and masks only."""
-    return value.repeat_interleave(repeats, dim=0) if isinstance(value, Tensor) else value
 
 
 def top(score: Tensor, eligible: Tensor, count: Tensor | int) -> Tensor:
@@ -205,27 +150,6 @@ def require(
         bounds = [f"> {above}"] * (above > -math.inf) + [f">= {at_least}"] * (at_least > -math.inf)
         bounds += [f"<= {at_most}"] * (at_most < math.inf)
         raise ValueError(f"`{name}` must be {' and '.join(bounds)}, got {value!r}")
-
-
-def quota(step: Step, k: int, steps_per_block: int | None) -> Tensor:
-    """[B] long, positions each row opens now: ``k``, or its share of the block; at least 1, never a batch average.
-
-    The share is ceil(eligible left / steps left in the block). That is LLaDA's table, masks // steps with the
-    remainder on the first steps, without having to keep the table.
-    """
-    if steps_per_block is None:
-        return torch.full_like(step.block_steps, k)
-    steps_left = (steps_per_block - step.block_steps).clamp(min=1)
-    return ((step.eligible.sum(-1) + steps_left - 1) // steps_left).clamp(min=1)
-
-
-def require_budget(k: int, steps_per_block: int | None) -> None:
-    """Raise unless ``k`` and ``steps_per_block`` are a budget that ``quota`` understands."""
-    for name, value in (("k", k), ("steps_per_block", steps_per_block)):
-        if value is not None:
-            require_int(name, value, at_least=1)
-    if steps_per_block is not None and k != 1:
-        raise ValueError(f"give either `k` or `steps_per_block`, got k={k} and steps_per_block={steps_per_block}")
 
 
 def require_int(name: str, value: Any, *, at_least: int) -> None:

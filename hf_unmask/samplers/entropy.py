@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_unmask.samplers.base import Sampler, quota, require_budget, top
-from hf_unmask.step import Needs, Noise, Selection, State, Step
+from torch import Tensor
+
+from hf_unmask.samplers.ranked import RankedSampler
+from hf_unmask.step import Needs, Noise, Step
 
 
 @dataclass(frozen=True)
-class EntropySampler(Sampler):
+class EntropySampler(RankedSampler):
     """Open the ``k`` eligible positions of lowest entropy (nats).
 
     ``k`` positions per step, or with ``steps_per_block`` the row's share of its block: ceil(left / steps left).
@@ -20,17 +22,11 @@ class EntropySampler(Sampler):
     """
 
     name: ClassVar[str] = "entropy"
-    k: int = 1
-    steps_per_block: int | None = None
-
-    def __post_init__(self) -> None:
-        require_budget(self.k, self.steps_per_block)
 
     @property
     def needs(self) -> Needs:
         return Needs.of("entropy")
 
-    def select(self, step: Step, state: State, noise: Noise) -> Selection:
+    def score(self, step: Step, noise: Noise) -> Tensor:
         del noise
-        count = quota(step, self.k, self.steps_per_block)
-        return Selection(top(-step.entropy, step.eligible, count), state)
+        return -step.entropy

@@ -12,12 +12,13 @@ from typing import ClassVar
 
 import torch
 
-from hf_unmask.samplers.base import Sampler, quota, require, require_budget, top
-from hf_unmask.step import Needs, Noise, Selection, State, Step
+from hf_unmask.samplers.base import require
+from hf_unmask.samplers.ranked import RankedSampler
+from hf_unmask.step import Needs, Noise, Step
 
 
 @dataclass(frozen=True)
-class PCSampler(Sampler):
+class PCSampler(RankedSampler):
     """Open the ``k`` largest exp(-decay * i) * min(alpha, -p * ln f): i place in the canvas, p confidence, f frequency.
 
     ``frequencies``: JSON file {"token id": share of a corpus}, see ``frequency_table``. Ids it lacks count as its
@@ -28,12 +29,10 @@ class PCSampler(Sampler):
     name: ClassVar[str] = "pc"
     decay: float = 0.25
     alpha: float = 10.0
-    k: int = 1
-    steps_per_block: int | None = None
     frequencies: str | None = None
 
     def __post_init__(self) -> None:
-        require_budget(self.k, self.steps_per_block)
+        super().__post_init__()
         require("decay", self.decay, at_least=0.0)
         require("alpha", self.alpha, above=0.0)
         if self.frequencies is not None:
@@ -45,7 +44,7 @@ class PCSampler(Sampler):
     def needs(self) -> Needs:
         return Needs.of("confidence")
 
-    def select(self, step: Step, state: State, noise: Noise) -> Selection:
+    def score(self, step: Step, noise: Noise) -> torch.Tensor:
         del noise
         gain = step.confidence
         if self.frequencies is not None:
@@ -53,8 +52,7 @@ class PCSampler(Sampler):
             place = torch.searchsorted(ids, step.proposal).clamp(max=len(ids) - 1)
             gain = gain * surprisal[place].where(ids[place] == step.proposal, surprisal.max()).to(gain.dtype)
         least = torch.finfo(gain.dtype).tiny  # compares logarithms (exp underflows far out), kept finite
-        score = gain.clamp(min=least, max=self.alpha).log() - self.decay * step.index.to(gain.dtype)
-        return Selection(top(score, step.eligible, quota(step, self.k, self.steps_per_block)), state)
+        return gain.clamp(min=least, max=self.alpha).log() - self.decay * step.index.to(gain.dtype)
 
 
 @lru_cache(maxsize=8)

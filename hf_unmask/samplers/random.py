@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_unmask.samplers.base import Sampler, quota, require_budget, top
-from hf_unmask.step import Needs, Noise, Selection, State, Step
+from torch import Tensor
+
+from hf_unmask.samplers.ranked import RankedSampler
+from hf_unmask.step import Needs, Noise, Step
 
 
 @dataclass(frozen=True)
-class RandomSampler(Sampler):
+class RandomSampler(RankedSampler):
     """Open ``k`` eligible positions drawn uniformly without replacement.
 
     ``k`` positions per step, or with ``steps_per_block`` the row's share of its block: ceil(left / steps left).
@@ -20,11 +22,6 @@ class RandomSampler(Sampler):
     """
 
     name: ClassVar[str] = "random"
-    k: int = 1
-    steps_per_block: int | None = None
-
-    def __post_init__(self) -> None:
-        require_budget(self.k, self.steps_per_block)
 
     @property
     def needs(self) -> Needs:
@@ -34,6 +31,6 @@ class RandomSampler(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def select(self, step: Step, state: State, noise: Noise) -> Selection:
-        count = quota(step, self.k, self.steps_per_block)
-        return Selection(top(noise.action, step.eligible, count), state)
+    def score(self, step: Step, noise: Noise) -> Tensor:
+        del step
+        return noise.action
