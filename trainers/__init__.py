@@ -1,1 +1,26 @@
-"""Training: the problems of the embedded environment. Needs ``pip install hf_unmask[train]``."""
+"""Training of unmasking policies. Needs ``pip install hf_unmask[train]``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import UnmaskingGRPOConfig
+    from .rewards import EvaluateReward, SpeedReward
+    from .trainer import UnmaskingGRPOTrainer
+
+_NAMES = {
+    "EvaluateReward": "rewards",
+    "SpeedReward": "rewards",
+    "UnmaskingGRPOConfig": "config",
+    "UnmaskingGRPOTrainer": "trainer",
+}
+__all__ = ["EvaluateReward", "SpeedReward", "UnmaskingGRPOConfig", "UnmaskingGRPOTrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    """TRL is loaded with the first use of a name (PEP 562)."""
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)

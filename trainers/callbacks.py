@@ -1,0 +1,74 @@
+"""What happens around training: Ctrl-C that loses nothing, a config that stays the policy's own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_unmask.policy.config import UnmaskingPolicyConfig
+
+_logger = logging.getLogger(__name__)
+
+
+class StopAtRolloutBoundary(TrainerCallback):  # type: ignore[misc]
+    """The first Ctrl-C saves a checkpoint where the next batch of rollouts would begin, and ends training there.
+
+    Earlier would not do: TRL's buffer of rollouts is not part of a checkpoint. A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self, steps_per_rollout: int) -> None:
+        self.steps_per_rollout = steps_per_rollout
+        self.asked = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, state, control
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():  # signals belong to it
+            self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args
+        if self.asked and state.global_step % self.steps_per_rollout == 0:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, state, control
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.asked = True
+        self._restore()
+        _logger.warning("interrupted: saving at the end of this batch of rollouts (again Ctrl-C: stop at once)")
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
+class OwnConfig(TrainerCallback):  # type: ignore[misc]
+    """Undoes what transformers and TRL write into a model's config: token ids of the tokenizer, `use_cache`.
+
+    Made before the trainer, it restores the config when asked and when training begins.
+    """
+
+    def __init__(self, config: UnmaskingPolicyConfig) -> None:
+        self.config = config
+        self._kept = dict(config.__dict__)
+
+    def restore(self) -> None:
+        """Everything but the record of what the policy is trained for, which the trainer writes on purpose."""
+        purpose = self.config.trained_for
+        self.config.__dict__.clear()
+        self.config.__dict__.update(self._kept, trained_for=purpose)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, state, control
+        self.restore()

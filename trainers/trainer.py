@@ -1,0 +1,337 @@
+"""GRPO for unmasking policies, on TRL's trainer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.trainer_callback import TrainerCallback
+from trl import GRPOTrainer
+
+from hf_unmask.denoisers import Denoiser
+from hf_unmask.policy.config import UnmaskingPolicyConfig
+from hf_unmask.policy.loading import find_policy, load_policy, save_policy
+from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.samplers.learned import LearnedUnmaskingSampler
+
+from .callbacks import OwnConfig, StopAtRolloutBoundary
+from .config import UnmaskingGRPOConfig
+from .environment import Environment, row_seeds
+from .experts import parse_experts
+from .imitation import imitate
+from .rollouts import Rollouts, Trajectory, replay
+from .speeds import gradient_norms
+
+#: What is overridden below must exist in the parent: TRL renames private methods between minor versions.
+_OVERRIDDEN = (
+    "_calculate_rewards",
+    "_compute_loss",
+    "_generate_and_score_completions",
+    "_generate_single_turn",
+    "_get_per_token_logps_and_entropies",
+)
+_missing = [name for name in _OVERRIDDEN if not hasattr(GRPOTrainer, name)]
+if _missing:
+    raise ImportError(f"this TRL has no GRPOTrainer.{_missing[0]}: install trl>=1.16,<1.17")
+
+_PREFIX = "trajectory/"
+
+
+class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """Trains an unmasking policy with a frozen diffusion language model as its environment.
+
+    The policy is TRL's model and a denoising step takes the place of a token, so losses, clipping, advantages, the
+    sampler of prompts, logging, checkpoints and resume are TRL's. Source: https://arxiv.org/abs/2512.09106.
+
+    Args:
+        policy: what is trained: a module, a config for a fresh one, or a folder, a ``builtin:`` name or a repository to
+            go on from (its lineage is recorded).
+        denoiser: the diffusion language model, or a `Denoiser`. It is frozen, and kept out of optimizer, checkpoints
+            and the distributed wrapper.
+        reward_funcs: TRL's reward functions, called with the columns ``steps``, ``positions`` and ``alpha`` besides the
+            data set's, e.g. ``SpeedReward(EvaluateReward("answer_match"))``.
+        args: the settings.
+        train_dataset: column ``prompt`` (text or chat messages); a column ``max_new_tokens`` gives the positions to
+            fill, other columns go to the rewards.
+        eval_dataset: prompts on which ``evaluate`` runs the policy as it will be used.
+        processing_class: the denoiser's tokenizer.
+        callbacks, optimizers: as in TRL.
+
+    Raises:
+        ValueError: settings without meaning here, or a model parallel scheme (the policy is too small for one).
+    """
+
+    _tag_names = ["trl", "grpo", "unmasking-policy"]  # noqa: RUF012  (a class attribute of TRL's)
+    _name = "GRPO for unmasking policies"
+
+    def __init__(
+        self,
+        policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path,
+        denoiser: nn.Module | Denoiser,
+        reward_funcs: Any,
+        args: UnmaskingGRPOConfig,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        policy = _policy(policy, args.seed)
+        self.denoiser = denoiser if isinstance(denoiser, Denoiser) else _adapter(denoiser, processing_class)
+        self.denoiser.model.eval().requires_grad_(False)
+        expert = parse_experts([args.expert], args.block_length)[0] if args.num_expert_rollouts else None
+        self.environment = Environment(self.denoiser, policy, args, expert)
+        self._rows: Sequence[Mapping[str, Any]] = []
+        self._current: Trajectory = {}
+        self._seconds = {"rollout": 0.0}
+        # TRL writes the tokenizer's ids into the config, patches `forward` for a language model's head and builds its
+        # reference model by name: all of it is for models with a vocabulary.
+        own_config, beta = OwnConfig(policy.config), args.beta
+        policy.generation_config, args.beta = GenerationConfig(), 0.0  # type: ignore[no-untyped-call, assignment]
+        try:
+            super().__init__(
+                policy,
+                reward_funcs,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+            )
+        finally:
+            args.beta = beta
+            own_config.restore()
+            policy.__dict__.pop("forward", None)
+            del policy.generation_config
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ValueError("the policy is too small to be sharded: use plain data parallel training (DDP)")
+        self.policy = policy
+        self.num_generations = args.group_size
+        self.beta = beta
+        if beta:
+            reference = UnmaskingPolicy(policy.config)
+            reference.load_state_dict(policy.state_dict())
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+        if getattr(self.denoiser.model, "hf_device_map", None) is None and not _is_quantized(self.denoiser.model):
+            self.denoiser.model.to(self.accelerator.device)
+        self._record_purpose()
+        self.add_callback(own_config)
+        self.add_callback(StopAtRolloutBoundary(args.steps_per_rollout))
+
+    def _record_purpose(self) -> None:
+        """Write into the policy's config what it is trained for."""
+        config = getattr(self.denoiser.model, "config", None)
+        self.policy.config.trained_for = {
+            **self.policy.config.trained_for,
+            "base_model": str(getattr(config, "_name_or_path", "") or type(self.denoiser.model).__name__),
+            "base_model_revision": getattr(config, "_commit_hash", None),
+            "mask_token_id": self.denoiser.mask_token_id,
+            "block_length": self.args.block_length,
+            "max_new_tokens": self.args.max_completion_length,
+        }
+        self.policy.config.validate()
+
+    # Rollouts
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        began = time.perf_counter()
+        self._rows = inputs
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        trajectory = self._current
+        batch["old_per_token_logps"] = trajectory["logps"]
+        batch["num_items_in_batch"] = self.accelerator.gather(trajectory["mask"].sum()).sum()
+        batch |= {_PREFIX + name: value for name, value in trajectory.items() if name != "logps"}
+        self._seconds["rollout"] += time.perf_counter() - began
+        return batch
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, None]:
+        """The rollouts of this process, in place of TRL's generation."""
+        del args, kwargs
+        first = self.accelerator.process_index * len(prompt_ids)
+        number = torch.arange(first, first + len(prompt_ids), device=self.accelerator.device)
+        rollouts, speeds = self.environment.groups(prompt_ids, self._rows, number, self._rollout_number())
+        self._current = rollouts.trajectory
+        self._rows = self.environment.with_costs(self._rows, rollouts, speeds)
+        self._log_rollouts(rollouts, ~rollouts.trajectory["expert"])
+        return self.environment.completions(rollouts), None
+
+    def run(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        sampler: Any,
+        number: Tensor,
+        block_length: int | None,
+        speeds: Tensor | None,
+    ) -> tuple[Rollouts, Tensor]:
+        """Answer rows of a data set with any sampler and score the answers: rollouts, and rewards [B, functions].
+
+        ``number`` [B] long seeds each row. Every process must bring as many rows.
+        """
+        prompts = [row["prompt"] for row in rows]
+        ids, *_ = self._tokenize_prompts(prompts)
+        rollouts = self.environment.roll_out(sampler, ids, rows, row_seeds(self.args.seed, 0, number), block_length)
+        completion_ids = self.environment.completions(rollouts)
+        texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        chat = isinstance(prompts[0], list)
+        completions = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
+        scored = self.environment.with_costs(rows, rollouts, speeds)
+        rewards = super()._calculate_rewards(scored, prompts, completions, completion_ids)
+        self._pending_metrics.clear()
+        self._pending_extra_logs.clear()
+        first = self.accelerator.process_index * len(rows)
+        return rollouts, rewards[first : first + len(rows)]
+
+    def _rollout_number(self) -> int:
+        """How many micro-steps were made before: the same after a resume, unlike TRL's own counter."""
+        accumulation = self.args.gradient_accumulation_steps
+        return int(self.state.global_step * accumulation + self._step % accumulation)
+
+    def _log_rollouts(self, rollouts: Rollouts, mine: Tensor) -> None:
+        forwards = rollouts.steps[mine].float()
+        self._log_metric("nfe", forwards.mean().item())
+        self._log_metric("tokens_per_forward", (rollouts.positions[mine] / forwards.clamp(min=1)).mean().item())
+        self._log_metric("unresolved_masks", rollouts.unresolved[mine].float().mean().item())
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        del inputs  # without the costs
+        rewards: Tensor = super()._calculate_rewards(self._rows, prompts, completions, completion_ids_list)
+        if self.environment.expert is not None and self.model.training:
+            position = torch.arange(len(rewards), device=rewards.device) % self.args.group_size
+            mine = (rewards * self.reward_weights.to(rewards.device)).nansum(-1)[position < self.args.num_generations]
+            self._log_metric("policy_reward", mine.mean().item())
+        return rewards
+
+    # Updates
+
+    def _get_per_token_logps_and_entropies(
+        self, model: nn.Module, *args: Any, compute_entropy: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """Per denoising step of the current trajectories, in place of TRL's per token."""
+        del args, kwargs
+        current = self._current
+        if model is not self.ref_model and not torch.is_grad_enabled():
+            return current["logps"], None, None  # TRL asks for the old ones while it generates: kept when sampling
+        logps, entropies = replay(model, self.policy, current, compute_entropy=compute_entropy)
+        logps = self.environment.behaviour(logps, current["expert"])
+        current["replayed"] = logps
+        return logps, entropies, None
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        self._current = {
+            name.removeprefix(_PREFIX): value for name, value in inputs.items() if name.startswith(_PREFIX)
+        }
+        mask = self._current["mask"].long()
+        nothing = mask.new_zeros(len(mask), 0)
+        steps = {"prompt_ids": nothing, "prompt_mask": nothing, "completion_ids": mask, "completion_mask": mask}
+        loss: Tensor = super()._compute_loss(model, {**inputs, **steps})
+        if "speed" in self._current and (self.state.global_step + 1) % self.state.logging_steps == 0:
+            norms = gradient_norms(self.policy, self._current, inputs["advantages"], inputs["old_per_token_logps"])
+            for name, norm in norms.items():
+                self._metrics["train"][name].append(norm)
+        return loss
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """TRL's training, after the imitation warm start that the settings ask for (not repeated on resume)."""
+        if self.args.warm_start_prompts and not resume_from_checkpoint:
+            imitate(self, parse_experts(self.args.warm_start_experts, self.args.block_length))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    # Validation, logs and files
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Run the policy as it will be used, with the fallback, on every prompt once per speed.
+
+        The seeds are those of the prompts, so that two evaluations of a run differ by the policy alone. Returns the
+        mean reward of each reward function and their weighted sum ``{prefix}_reward``, the mean ``{prefix}_nfe``, and
+        for a speed-conditioned policy the same per speed.
+        """
+        del ignore_keys
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("evaluation needs prompts: pass eval_dataset=...")
+        training = self.model.training
+        self.model.eval()
+        rows = [dict(row) for row in dataset]
+        speeds = self.args.eval_speeds if self.policy.config.speed_conditioned else [None]
+        found = {speed: self._evaluate_at(rows, speed) for speed in speeds}
+        names = next(iter(found.values()))
+        metrics = {
+            f"{metric_key_prefix}_{name}": sum(one[name] for one in found.values()) / len(found) for name in names
+        }
+        for speed, one in found.items():
+            if speed is not None:
+                metrics |= {f"{metric_key_prefix}_{name}_at_speed_{speed:g}": value for name, value in one.items()}
+        self.log(dict(metrics))
+        self.model.train(training)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate_at(self, rows: list[dict[str, Any]], speed: float | None) -> dict[str, float]:
+        """Each process takes an equal share of the rows; the last ones repeat some, which are not counted."""
+        share = -(-len(rows) // self.accelerator.num_processes)
+        number = (self.accelerator.process_index * share + torch.arange(share)) % len(rows)
+        sampler = LearnedUnmaskingSampler(self.policy, self.args.eval_policy_temperature, speed=speed)
+        speeds = None if speed is None else torch.full((share,), speed)
+        mine = [rows[i] for i in number.tolist()]
+        rollouts, rewards = self.run(mine, sampler, number, self.args.block_length, speeds)
+        means = self.accelerator.gather(rewards)[: len(rows)].nanmean(0)
+        nfe = self.accelerator.gather(rollouts.steps.float())[: len(rows)].mean()
+        return {
+            "reward": (means * self.reward_weights.to(means.device)).nansum().item(),
+            "nfe": nfe.item(),
+            **{f"rewards/{name}": value for name, value in zip(self.reward_func_names, means.tolist(), strict=True)},
+        }
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's logs, with the time of rollouts (denoiser, policy and rewards) and updates told apart."""
+        step_times = self._metrics["train"].get("step_time")
+        if self.model.training and step_times:
+            total, rollout = sum(step_times), self._seconds["rollout"]
+            self._seconds["rollout"] = 0.0
+            logs |= {"time/rollout": rollout, "time/update": total - rollout, "time/update_share": 1 - rollout / total}
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The policy's two files and the settings as text: no tokenizer, no pickle, no token."""
+        del state_dict
+        folder = Path(output_dir or self.args.output_dir)
+        save_policy(self.accelerator.unwrap_model(self.model), folder)
+        settings = {name: value for name, value in self.args.to_dict().items() if "token" not in name.split("_")}
+        (folder / "training_args.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a card is rendered from measured results, which a checkpoint does not have."""
+        del args, kwargs
+
+
+def _policy(policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, seed: int) -> UnmaskingPolicy:
+    """The module to train. One that is loaded gets its origin appended to its lineage."""
+    if isinstance(policy, UnmaskingPolicy):
+        return policy
+    if isinstance(policy, UnmaskingPolicyConfig):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return UnmaskingPolicy(policy)
+    loaded = load_policy(find_policy(policy))
+    record = loaded.config.trained_for
+    loaded.config.trained_for = {**record, "lineage": [*(record.get("lineage") or []), str(policy)]}
+    return loaded
+
+
+def _adapter(model: nn.Module, tokenizer: Any) -> Denoiser:
+    attached = getattr(getattr(model, "generate", None), "denoiser", None)
+    return attached if isinstance(attached, Denoiser) else Denoiser.from_model(model, tokenizer=tokenizer)
+
+
+def _is_quantized(model: nn.Module) -> bool:
+    return getattr(model, "hf_quantizer", None) is not None
