@@ -1,16 +1,18 @@
 """All heuristics, tuned alike and compared under one protocol in the embedded environment.
 
-    python examples/reproduce_tables.py --quick           # fewer problems, dials and block lengths: minutes
-    python examples/reproduce_tables.py --out runs/tables      # everything; an estimate of the time is printed first
-    torchrun --nproc-per-node 2 examples/reproduce_tables.py --out runs/tables   # the same results
+    torchrun --nproc-per-node 2 examples/reproduce_tables.py   # two processes of one thread: quickest on two cores
+    python examples/reproduce_tables.py                        # the same tables from one process
+    python examples/reproduce_tables.py --quick                # fewer problems, dials and block lengths: minutes
 
 1. Dials are chosen on validation problems, for each task, block length and rule by itself: all candidates of `grid` are
    run once, and of their Pareto set (accuracy against forward passes) five are kept, spread evenly over its range of
    forward passes; all of them if there are fewer. The choice is written to OUT/dials.json and used again.
 2. The chosen dials are run on held-out test problems, deterministic rules once and stochastic ones with three seeds.
 3. OUT/TASK gets results.json, samples.jsonl and the report of all block lengths together; the tables go to stdout.
+   With --readme the overview tables and the plots are put into a README as well.
 
-Stopped and started again, it goes on where it was.
+The time it will take is printed first, and what is left of it before every stage. Stopped and started again, it goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -18,26 +20,26 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import shutil
 import statistics
+import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from hf_unmask import evaluate_samplers
 from hf_unmask.demo import Setting, measure
-from hf_unmask.evaluation.budgets import BudgetRow, Scores, budget_rows
+from hf_unmask.evaluation.contents import Contents, read_contents
 from hf_unmask.evaluation.environment import weights_fingerprint
-from hf_unmask.evaluation.frontier import best_under_budget, method_of, pareto_front, plane
-from hf_unmask.evaluation.groups import groups, regime
+from hf_unmask.evaluation.frontier import pareto_front
 from hf_unmask.evaluation.processes import Processes
-from hf_unmask.evaluation.records import OperatingPoint, iter_samples, read_results, read_timings, write_results
+from hf_unmask.evaluation.records import OperatingPoint, read_results, read_timings, write_results
 from hf_unmask.evaluation.report import write_report
 from hf_unmask.evaluation.scoring import TINY_METRICS
+from hf_unmask.evaluation.tables import overview
 from hf_unmask.samplers import ConfidenceSampler
 from hf_unmask.specs import parse_sampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
@@ -50,8 +52,10 @@ GAMMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 KLASS = tuple((tau, eps) for tau in (0.3, 0.6, 0.9) for eps in (0.001, 0.01, 0.1))
 BASES = (2, 3, 4, 6, 8)
 SEEDS = (0, 1, 2)
-BATCH_SIZE = 50
-ADAPTIVE = 0.4  # forward passes per position that the first estimate expects of rules whose dial does not fix them
+BATCH_SIZE = 50  # more rows leave the processor's cache, fewer gain nothing
+ADAPTIVE = 0.3  # forward passes per position that the first estimate expects of rules whose dial does not fix them
+SPLITS = ("validation", "test")
+START, END = "<!-- tables:start -->", "<!-- tables:end -->"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Plan:
     parts: tuple[int, ...]  # block lengths, as parts of the answer; 1 is full diffusion
 
 
-FULL = Plan(problems=500, validation=100, dials=5, stride=1, parts=(8, 4, 2, 1))
+FULL = Plan(problems=500, validation=100, dials=5, stride=1, parts=(4, 2, 1))
 QUICK = Plan(problems=50, validation=20, dials=3, stride=2, parts=(4, 1))
 
 
@@ -79,6 +83,10 @@ class Cell:
     @property
     def name(self) -> str:
         return "full" if self.block_length is None else f"blocks-{self.block_length}"
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.name}"
 
     @property
     def width(self) -> int:
@@ -127,20 +135,41 @@ def nearest(front: Sequence[tuple[float, float]], targets: Sequence[float]) -> l
 
 
 class Run:
-    """The stages, in a folder."""
+    """The stages, in a folder: each cell on validation problems, then each on test problems."""
 
     def __init__(self, plan: Plan, out: Path):
         self.plan, self.out = plan, out
         self.model, self.tokenizer = load_tiny()
         self.here = Processes.here()
         self.cells = cells(plan)
-        self.unit = {task: self._unit(task) for task in TASKS}
+        self.stages = [(cell, split) for split in SPLITS for cell in self.cells]
+        self.seconds = {task: self._measured(task) for task in TASKS}  # of one forward pass of one row
+        self.chosen = self._chosen_before()  # by cell and rule the dials, with their forward passes on validation
 
     def say(self, text: str) -> None:
         if self.here.first:
             print(text, flush=True)
 
-    def evaluate(self, cell: Cell, split: str, specs: Sequence[str]) -> list[OperatingPoint]:
+    def folder(self, cell: Cell, split: str) -> Path:
+        return self.out / cell.task / split / cell.name
+
+    def stage(self, cell: Cell, split: str) -> None:
+        """Evaluate a cell on a split; after validation choose its dials."""
+        rules = grid(cell, self.plan.stride) if split == "validation" else self.chosen[cell.key]
+        if split == "validation" and cell.key in self.chosen:
+            return
+        specs = [spec for found in rules.values() for spec in found]
+        place = f"[{self.stages.index((cell, split)) + 1} of {len(self.stages)}] {cell.key}, {split}"
+        self.say(f"{place}: {len(specs)} samplers; about {duration(self.ahead())} of generation to go")
+        points = self._evaluate(cell, split, specs)
+        self.seconds[cell.task] = seconds_per_forward(points)
+        if split == "validation":
+            by_spec = {point.setting.sampler: point for point in points}
+            kept = {rule: chosen([by_spec[s] for s in found], self.plan.dials) for rule, found in rules.items()}
+            self.chosen[cell.key] = kept
+            self._keep_choice()
+
+    def _evaluate(self, cell: Cell, split: str, specs: Sequence[str]) -> list[OperatingPoint]:
         tuning = split == "validation"
         return evaluate_samplers(
             self.model,
@@ -157,61 +186,57 @@ class Run:
             model_name="tiny",
         )
 
-    def folder(self, cell: Cell, split: str) -> Path:
-        return self.out / cell.task / split / cell.name
+    # ----------------------------------------------------------------------------------------------------------- dials
 
-    def dials(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Per cell and rule the dials to run, with their forward passes; chosen now, or read if they were before."""
-        path = self.out / "dials.json"
+    @property
+    def dials_file(self) -> Path:
+        return self.out / "dials.json"
+
+    def _made_for(self) -> dict[str, Any]:
         plan = {"validation": self.plan.validation, "dials": self.plan.dials, "stride": self.plan.stride}
-        content: dict[str, Any] = {"weights": weights_fingerprint(self.model), **plan, "chosen": {}}
-        if path.exists():
-            there = json.loads(path.read_text("utf-8"))
-            if {**there, "chosen": {}} != content:
-                raise SystemExit(f"{path} was made for other weights or another plan: choose another --out")
-            content = there
-        for cell in self.cells:
-            name = f"{cell.task}/{cell.name}"
-            if name not in content["chosen"]:
-                content["chosen"][name] = self._tune(cell)
-                if self.here.first:
-                    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        return content["chosen"]
+        return {"weights": weights_fingerprint(self.model), **plan}
 
-    def _tune(self, cell: Cell) -> dict[str, dict[str, float]]:
-        rules = grid(cell, self.plan.stride)
-        points = self.evaluate(cell, "validation", [spec for specs in rules.values() for spec in specs])
-        by_spec = {point.setting.sampler: point for point in points}
-        return {rule: chosen([by_spec[spec] for spec in specs], self.plan.dials) for rule, specs in rules.items()}
+    def _chosen_before(self) -> dict[str, dict[str, dict[str, float]]]:
+        if not self.dials_file.exists():
+            return {}
+        there = json.loads(self.dials_file.read_text("utf-8"))
+        found = there.pop("chosen")
+        if there != self._made_for():
+            raise SystemExit(f"{self.dials_file} was made for other weights or another plan: choose another --out")
+        return found
+
+    def _keep_choice(self) -> None:
+        if self.here.first:
+            partial = self.dials_file.with_suffix(".tmp")
+            partial.write_text(json.dumps({**self._made_for(), "chosen": self.chosen}, indent=1) + "\n", "utf-8")
+            partial.replace(self.dials_file)
 
     # ------------------------------------------------------------------------------------------------------- estimates
 
-    def _unit(self, task: str) -> float:
+    def _measured(self, task: str) -> float:
         """Seconds that one forward pass of one row takes here, in a full batch."""
         problems = held_out(task, "validation", BATCH_SIZE)
         setting = Setting(task, None, ConfidenceSampler(k=8))
         rows = [measure(self.model, self.tokenizer, setting, problems) for _ in range(2)]  # the first pays for set-up
         return rows[-1].seconds_per_sequence / rows[-1].nfe
 
-    def first_estimate(self) -> tuple[float, float]:
-        """Seconds for tuning and test, before anything is known of the dials."""
-        tuning = test = 0.0
-        for cell in self.cells:
-            for specs in grid(cell, self.plan.stride).values():
-                forwards = [expected(spec, cell) for spec in specs]
-                tuning += self.unit[cell.task] * sum(forwards) * self.plan.validation
-                kept = min(self.plan.dials, len(specs))
-                test += self.unit[cell.task] * statistics.mean(forwards) * kept * self.plan.problems * runs(specs[0])
-        return tuning / self.here.count, test / self.here.count
+    def ahead(self) -> float:
+        """Seconds that the stages not yet finished will generate for, as far as one can tell."""
+        left = [stage for stage in self.stages if not (self.folder(*stage) / "results.json").exists()]
+        return sum(self.seconds[cell.task] * self._forwards(cell, split) for cell, split in left) / self.here.count
 
-    def second_estimate(self, dials: dict[str, dict[str, dict[str, float]]]) -> float:
-        """Seconds for the test, from the forward passes that the dials took on validation."""
-        return sum(
-            self.unit[name.partition("/")[0]] * forwards * self.plan.problems * runs(spec) / self.here.count
-            for name, rules in dials.items()
-            for rule in rules.values()
-            for spec, forwards in rule.items()
-        )
+    def _forwards(self, cell: Cell, split: str) -> float:
+        """Forward passes of a stage, over all rows: from the dials if they are chosen, else from the candidates."""
+        candidates = {
+            rule: [expected(spec, cell) for spec in specs] for rule, specs in grid(cell, self.plan.stride).items()
+        }
+        if split == "validation":
+            return self.plan.validation * sum(map(sum, candidates.values()))
+        known = self.chosen.get(cell.key)
+        if known is not None:
+            return self.plan.problems * sum(nfe * runs(spec) for dials in known.values() for spec, nfe in dials.items())
+        kept = {rule: statistics.mean(each) * min(self.plan.dials, len(each)) for rule, each in candidates.items()}
+        return self.plan.problems * sum(forwards * runs(rule) for rule, forwards in kept.items())
 
 
 def expected(spec: str, cell: Cell) -> float:
@@ -224,6 +249,16 @@ def runs(spec: str) -> int:
     return len(SEEDS) if parse_sampler(spec).stochastic else 1
 
 
+def seconds_per_forward(points: Sequence[OperatingPoint]) -> float:
+    """Of one row, as the points of a stage were measured."""
+    answers = [point.prompts * len(point.seeds) for point in points]
+    seconds = sum(n * point.seconds_per_sequence["total"] for n, point in zip(answers, points, strict=True))
+    return seconds / sum(n * point.nfe_mean for n, point in zip(answers, points, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
 def merge(parts: Sequence[Path], target: Path) -> None:
     """One folder for all block lengths of a task, as a report reads it."""
     with (target / "samples.jsonl").open("wb") as whole:
@@ -233,112 +268,80 @@ def merge(parts: Sequence[Path], target: Path) -> None:
     write_results(target / "results.json", [point for part in parts for point in read_results(part / "results.json")])
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
+def publish(run: Run, readme: Path, command: str) -> None:
+    """Put the overview tables and the plots between the marks of a README; the plots lie in examples/figures."""
+    text = readme.read_text("utf-8")
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise SystemExit(f"{readme} must hold {START} and {END} once each")
+    figures = readme.parent / "examples" / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for task in TASKS:
+        contents = read_contents(run.out / task)
+        (group,) = contents.groups
+        shutil.copyfile(run.out / task / f"frontier-{group.slug}.png", figures / f"{task}.png")
+        shutil.copyfile(run.out / task / "tables.md", figures / f"{task}.md")
+        picture = f"![{task}: accuracy against forward passes and seconds](examples/figures/{task}.png)"
+        parts += [overview(group, [row for row in contents.budgets if row.group == group]), picture]
+    links = " and ".join(f"[{task}](examples/figures/{task}.md)" for task in TASKS)
+    parts += [f"All rules at every budget: {links}.", f"({provenance(run, contents)}; `{command}`)"]
+    before, after = text.partition(START)[0], text.partition(END)[2]
+    readme.write_text("\n\n".join([before + START, *parts, END + after]), "utf-8")
 
 
-def scores_in(path: Path) -> Scores:
-    """Mean score per setting and prompt."""
-    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for sample in iter_samples(path):
-        found[sample.setting.key][sample.prompt_id].append(sample.score)
-    return {key: {prompt: statistics.mean(values) for prompt, values in rows.items()} for key, rows in found.items()}
-
-
-def tables(folder: Path) -> Iterator[str]:
-    """Markdown, one table per block length: every rule's best dial within each budget, and who is best overall."""
-    found = groups(read_results(folder / "results.json"))
-    for (group, name), rows in groupby(
-        budget_rows(found, scores_in(folder / "samples.jsonl")), key=lambda row: (row.group, row.regime)
-    ):
-        in_order = list(rows)
-        yield table(f"{group.title}, {name}", group.in_regime(name), in_order)
-
-
-def table(title: str, points: Sequence[OperatingPoint], rows: Sequence[BudgetRow]) -> str:
-    budgets = [f"at most {row.budget:g} NFE" for row in rows]
-    lines = [
-        f"**{title}**: accuracy in % (NFE) [95 % interval]",
-        "",
-        line([title, *budgets]),
-        line(["---"] * (len(rows) + 1)),
-    ]
-    methods: dict[str, list[OperatingPoint]] = defaultdict(list)
-    for point in points:
-        methods[method_of(point.setting.sampler)].append(point)
-    for method, dials in methods.items():
-        places = [best_under_budget(plane(dials), row.budget) for row in rows]
-        lines.append(line([f"`{method}`", *(shown(None if at is None else dials[at]) for at in places)]))
-    lines.append(line(["**best in this regime**", *(named(row.best) for row in rows)]))
-    lines.append(line(["**best heuristic at any block length**", *(named(row.heuristic) for row in rows)]))
-    lines.append(line(["the former is, against the latter", *(verdict(row) for row in rows)]))
-    return "\n".join(lines) + "\n"
-
-
-def line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def shown(point: OperatingPoint | None) -> str:
-    return "-" if point is None else f"{100 * point.accuracy:.1f} ({point.nfe_mean:.1f})"
-
-
-def named(point: OperatingPoint | None) -> str:
-    if point is None:
-        return "-"
-    low, high = point.accuracy_interval
-    where = f"`{point.setting.sampler}`, {regime(point.setting)}"
-    return f"{shown(point)} [{100 * low:.1f}, {100 * high:.1f}] {where}"
-
-
-def verdict(row: BudgetRow) -> str:
-    if row.best is None:
-        return "-"
-    return "the same" if row.against_heuristic is None else row.against_heuristic.verdict
+def provenance(run: Run, contents: Contents) -> str:
+    facts = contents.points[0].environment
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("hf_unmask", "torch", "transformers"))
+    return (
+        f"{run.plan.problems} test problems per task, dials chosen on {run.plan.validation} validation problems, "
+        f"stochastic rules with {len(SEEDS)} seeds, {facts['date'][:10]}, {versions}, {facts['hardware']}"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- main
 
 
-def minutes(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def carry_out(run: Run) -> None:
-    units = ", ".join(f"{task} {1000 * seconds:.2f} ms" for task, seconds in run.unit.items())
-    tuning, test = run.first_estimate()
+    units = ", ".join(f"{task} {1000 * seconds:.2f} ms" for task, seconds in run.seconds.items())
+    count = f"{run.here.count} process{'es' if run.here.count > 1 else ''}"
     run.say(
-        f"One forward pass of one row takes {units} ({run.here.count} processes). Estimate without what is there "
-        f"already: {minutes(tuning)} to choose dials, {minutes(test)} for the test, {minutes(tuning + test)} in all."
+        f"One forward pass of one row takes {units} ({count}). Estimate: {duration(run.ahead())} of generation, "
+        "finished stages left out; statistics and reports take some minutes more."
     )
-    dials = run.dials()
-    run.say(f"Dials: {run.out / 'dials.json'}. The test with these takes about {minutes(run.second_estimate(dials))}.")
-    for cell in run.cells:
-        rules = dials[f"{cell.task}/{cell.name}"]
-        run.evaluate(cell, "test", [spec for rule in rules.values() for spec in rule])
+    for cell, split in run.stages:
+        run.stage(cell, split)
     if not run.here.first:
         return
     for task in TASKS:
         merge([run.folder(cell, "test") for cell in run.cells if cell.task == task], run.out / task)
         write_report(run.out / task, tokenizer=run.tokenizer)
-        run.say(f"\n## {task}, {run.plan.problems} test problems\n")
-        for text in tables(run.out / task):
-            run.say(text)
-        run.say(f"Report: {run.out / task / 'report.html'}\n")
+        run.say(f"\n{(run.out / task / 'tables.md').read_text('utf-8')}")
+        run.say(f"{run.plan.problems} test problems. Report: {run.out / task / 'report.html'}")
     spent = sum(t.denoiser + t.sampler + t.rest for path in run.out.rglob("timings.jsonl") for t in read_timings(path))
-    run.say(f"All answers together took {minutes(spent)} of generation, stopped runs included.")
+    run.say(f"All answers together took {duration(spent)} of generation, summed over processes and stopped runs.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for all results [default: runs/tables, or runs/tables-quick]")
     parser.add_argument("--quick", action="store_true", help="at most ten minutes on two cores")
+    parser.add_argument("--readme", type=Path, help="put overview tables and plots into this file")
     args = parser.parse_args()
+    if args.quick and args.readme:
+        parser.error("--readme is for the whole run, not for --quick")
     started = time.perf_counter()
     out = args.out or Path("runs") / ("tables-quick" if args.quick else "tables")
     out.mkdir(parents=True, exist_ok=True)
     run = Run(QUICK if args.quick else FULL, out)
     carry_out(run)
-    run.say(f"This run took {minutes(time.perf_counter() - started)}.")
+    if args.readme and run.here.first:
+        starter = ["torchrun", "--nproc-per-node", str(run.here.count)] if run.here.count > 1 else ["python"]
+        publish(run, args.readme, shlex.join([*starter, *sys.argv]))
+    run.say(f"This run took {duration(time.perf_counter() - started)}.")
 
 
 if __name__ == "__main__":

@@ -36,10 +36,9 @@ class DreamDoubleConfig(LladaDoubleConfig):
     model_type = "Dream"
 
 
-class LladaDouble(PreTrainedModel, GenerationMixin):
-    """No shift, a padding mask [B, S], no position ids; transformers gives it an autoregressive ``generate``."""
+class Double(PreTrainedModel):
+    """What the doubles have in common: the backbone, and that it comes with its weights."""
 
-    config_class = LladaDoubleConfig
     base_model_prefix = "backbone"
 
     def __init__(self, config: LladaDoubleConfig):
@@ -52,6 +51,12 @@ class LladaDouble(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.backbone.get_input_embeddings()
+
+
+class LladaDouble(Double, GenerationMixin):
+    """No shift, a padding mask [B, S], no position ids; transformers gives it an autoregressive ``generate``."""
+
+    config_class = LladaDoubleConfig
 
     def forward(
         self,
@@ -68,25 +73,13 @@ class LladaDouble(PreTrainedModel, GenerationMixin):
         return self.backbone(input_ids, attention_mask=attention_mask, output_hidden_states=hidden)
 
 
-class DreamDouble(PreTrainedModel):
+class DreamDouble(Double):
     """Logits at i - 1 predict i; a boolean mask [B, 1, S, S] with position ids, or the string "full".
 
     Its own ``generate`` accepts anything, as the original does.
     """
 
     config_class = DreamDoubleConfig
-    base_model_prefix = "backbone"
-
-    def __init__(self, config: DreamDoubleConfig):
-        super().__init__(config)
-        self.backbone = backbone(seed=config.seed)
-        self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """The backbone comes with its weights."""
-
-    def get_input_embeddings(self) -> torch.nn.Module:
-        return self.backbone.get_input_embeddings()
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from hf_unmask.evaluation.records import OperatingPoint, Sample, Setting
 SETTING = {
     "sampler": "threshold:threshold=0.9",
     "model": "embedded",
+    "dataset": "problems",
     "task": "chain_sum",
     "template": "default",
     "metric": "exact_match",

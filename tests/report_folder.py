@@ -23,8 +23,9 @@ class Letters:
 
 
 def setting(sampler: str, block_length: int | None = None, **other: object) -> Setting:
-    values = {"model": "tiny", "task": "sums", "template": "plain", "metric": "exact", "max_new_tokens": LENGTH}
-    return Setting(**{**values, "sampler": sampler, "block_length": block_length, **other})  # type: ignore[arg-type]
+    values = {"model": "tiny", "dataset": "problems", "task": "sums", "template": "plain", "metric": "exact"}
+    own = {"sampler": sampler, "block_length": block_length, "max_new_tokens": LENGTH}
+    return Setting(**{**values, **own, **other})  # type: ignore[arg-type]
 
 
 def samples(of: Setting, scores: Sequence[float], steps: int, seed: int = 0) -> list[Sample]:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,9 +27,10 @@ from hf_unmask.cli import app
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.evaluation.aggregation import aggregate
 from hf_unmask.evaluation.planning import is_stochastic, row_seed
-from hf_unmask.evaluation.problems import load_problems
+from hf_unmask.evaluation.problems import load_problems, name_of
 from hf_unmask.evaluation.prompts import load_template, template_names
 from hf_unmask.evaluation.records import Sample, Setting, Timing, comparable, read_results, read_samples, read_timings
+from hf_unmask.evaluation.storage import check_manifest
 from hf_unmask.evaluation.timing import Clock, TimedDenoiser, TimedSampler
 from hf_unmask.generation import generate
 from hf_unmask.samplers import EosSuppressSampler, RandomSampler, ThresholdSampler
@@ -248,16 +248,24 @@ def test_a_damaged_line_in_the_middle_is_an_error(whole, tmp_path):
     ("options", "says"),
     [
         ({"batch_size": 3}, "batch_size was 2, is 3"),
-        ({"seeds": (0, 2)}, re.escape("seeds was [1], is [2]")),
+        ({"seeds": (0, 2)}, re.escape("seeds was [0, 1], is [0, 2]")),
         ({"rows": ROWS[:7] + ROWS[:1]}, "dataset was"),
         ({"metric": "exact_match"}, "metrics of even was"),
-        ({"samplers": SAMPLERS[:2]}, "settings was .*confidence"),
+        ({"samplers": SAMPLERS[:2]}, r"settings of sampler was \[.*confidence.*\], is \['random', 'threshold[^']*'\]$"),
         ({"model": tiny_eurobert(torch.float64, seed=1)}, "weights was"),
     ],
 )
 def test_another_evaluation_in_the_folder_is_an_error(whole, options, says):
     with pytest.raises(ValueError, match=f"another evaluation.*{says}"):
         run(whole, **options)
+
+
+def test_the_same_values_in_other_combinations_are_another_evaluation(tmp_path):
+    lengths = [{"task": task, "max_new_tokens": length} for task, length in (("a", 4), ("b", 4), ("c", 8))]
+    check_manifest(tmp_path, {"settings": lengths})
+    check_manifest(tmp_path, {"settings": lengths})
+    with pytest.raises(ValueError, match="settings combine the same values otherwise"):
+        check_manifest(tmp_path, {"settings": [lengths[0], lengths[1] | {"max_new_tokens": 8}, lengths[2]]})
 
 
 def test_foreign_folders_and_two_writers(whole, tmp_path):
@@ -270,20 +278,25 @@ def test_foreign_folders_and_two_writers(whole, tmp_path):
         run(whole)
 
 
+def test_an_empty_prompt_is_a_prompt():
+    (point,) = run(rows=[{"prompt": "", "answer": "1", "task": "none"}], samplers="threshold", block_lengths=4)
+    assert point.prompts == 1
+
+
+def test_the_bar_shows_the_time_that_is_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to the library that draws the bar
+    monkeypatch.setenv("COLUMNS", "120")
+    run(tmp_path, progress=True, samplers="confidence:k=2", block_lengths=(4, "full"))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "even, blocks of 4, confidence:k=2" in shown and re.search(r"\d+/8 +\d+:\d\d:\d\d", shown)
+    run(tmp_path, progress=False, samplers="confidence:k=2", block_lengths=(4, "full"))
+    assert "confidence" not in capsys.readouterr().err
+
+
 def test_two_processes_give_the_results_of_one(whole, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, str(SCRIPT), str(tmp_path)]
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"} for rank in range(2)]
-    processes = [subprocess.Popen(command, env=common | rank) for rank in ranks]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, str(SCRIPT), str(tmp_path)], env=environment, timeout=600, check=True)
     assert_same(tmp_path, whole)
     assert read_results(tmp_path / "results.json")[0].environment["processes"] == 2
 
@@ -304,6 +317,8 @@ def test_data_sets_of_every_form(tmp_path):
     tiny = load_problems("tiny:mini_sudoku:test", limit=2)
     assert [p.prompt_id for p in tiny] == [0, 1] and len(tiny[0].columns["puzzle"]) == 4
     assert {p.task for p in load_problems("tiny", limit=1)} == {"chain_sum", "mini_sudoku"}
+    assert name_of(lines, expected) == str(lines) and name_of("tiny", tiny) == "tiny"
+    assert name_of(ROWS, expected) == name_of(table, expected) != name_of(ROWS[:3], expected[:3])
 
 
 @pytest.mark.parametrize(
@@ -312,14 +327,27 @@ def test_data_sets_of_every_form(tmp_path):
         ([], {}, "no rows"),
         ([{"prompt": "a"}], {}, "'answer'; it has prompt"),
         ([{"prompt": "a", "answer": 3}], {}, "'answer'; got 3"),
-        (ROWS, {"limit": 0}, "`limit`"),
+        (ROWS, {"limit": 0}, "`limit` must be >= 1, got 0"),
+        (ROWS, {"limit": 1.5}, "`limit` must be an int, got 1.5"),
         ("tiny:chess", {}, "tiny:chess"),
-        ("no/such/thing", {}, "NAME:SPLIT"),
+        ("no/such/thing", {}, "'no/such/thing'.*NAME:SPLIT"),
+        (3, {}, "`dataset` must be .* got 3"),
+        (["abc"], {}, "row 0 .* must be a dict, got 'abc'"),
+        ({"train": ROWS, "test": ROWS}, {}, r"several splits \(train, test\)"),
+        (ROWS, {"columns": {"prompt": "question"}}, "no column 'question'; it has prompt, answer, task"),
     ],
 )
 def test_data_sets_that_cannot_be_used(dataset, options, says):
     with pytest.raises(ValueError, match=says):
         load_problems(dataset, **options)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "folder"])
+def test_damaged_data_sets_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.write_text("{oops\n")
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*(line 1 is not JSON|cannot be loaded)"):
+        load_problems(path)
 
 
 def test_templates(tmp_path):
@@ -357,8 +385,18 @@ def test_templates(tmp_path):
         ({"block_lengths": (0,)}, "`block_lengths`"),
         ({"block_lengths": ("full", None)}, "`block_lengths`"),
         ({"seeds": (1, 1)}, "`seeds`"),
-        ({"draws": 0}, "`draws`"),
-        ({"batch_size": 0}, "`batch_size`"),
+        ({"draws": 0}, "`draws` must be >= 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be >= 1, got 0"),
+        ({"batch_size": "4"}, "`batch_size` must be an int, got '4'"),
+        ({"block_lengths": 4.0}, "`block_lengths` .* got 4.0"),
+        ({"seeds": None}, "`seeds` .* got None"),
+        ({"temperature": -1}, "`temperature` .* got -1"),
+        ({"temperature": "hot"}, "`temperature` .* got 'hot'"),
+        ({"stop_at_eos": "no"}, "`stop_at_eos` .* got 'no'"),
+        ({"metric_options": {"tolerance": 1}}, "`metric_options` holds 'tolerance'"),
+        ({"metric": "/no/such/metric"}, "'/no/such/metric' is neither a packaged metric"),
+        ({"out": ""}, "`out` must be a folder"),
+        ({"out": __file__}, f"cannot write to {re.escape(__file__)} .*give another folder"),
         ({"max_new_tokens": {"even": 4}}, "`max_new_tokens`.*'odd'"),
         ({"templates": ("plain", "plain")}, "`templates`"),
         ({"metric": "sudoku", "samplers": "threshold"}, "`puzzle`"),

@@ -15,13 +15,14 @@ from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, s
 from typer.testing import CliRunner
 
 from hf_unmask.cli import app
-from hf_unmask.evaluation import report
+from hf_unmask.evaluation import report, sections
 from hf_unmask.evaluation.budgets import budget_rows
+from hf_unmask.evaluation.contents import read_contents
 from hf_unmask.evaluation.groups import groups, is_learned, label, regime
 from hf_unmask.evaluation.page import inert_json
 from hf_unmask.evaluation.plots import styles, write_frontier
-from hf_unmask.evaluation.records import sample_line, write_results
-from hf_unmask.evaluation.report import read_records, write_csv, write_report
+from hf_unmask.evaluation.records import SCHEMA_VERSION, sample_line, write_results
+from hf_unmask.evaluation.report import write_csv, write_report
 from hf_unmask.evaluation.viewer import Answers, Reader, choose, payload
 
 
@@ -40,7 +41,7 @@ def page(folder: Path) -> str:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take a second each and have tests of their own."""
-    monkeypatch.setattr(report, "dark_png", lambda *_: b"png")
+    monkeypatch.setattr(sections, "dark_png", lambda *_: b"png")
 
 
 def data_of(page: str) -> dict:
@@ -80,9 +81,9 @@ def test_plots_are_images(folder: Path) -> None:
 
 
 def test_the_same_records_give_the_same_files(folder: Path, tmp_path: Path) -> None:
-    records = read_records(folder)
-    group = records.groups[0]
-    again = [write_csv(records, tmp_path / "results.csv"), *write_frontier(group, tmp_path, records.fronts(group))]
+    contents = read_contents(folder)
+    group = contents.groups[0]
+    again = [write_csv(contents, tmp_path / "results.csv"), *write_frontier(group, tmp_path, contents.fronts(group))]
     assert len(again) == 3
     for path in again:
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
@@ -119,7 +120,7 @@ def test_hostile_specs_and_environments(tmp_path: Path, no_plots: None) -> None:
     of = setting("x<script>alert(1)</script>", task="</title>")
     bad = replace(point(of, [1.0, 0.0], 2), environment={"<script>": "<script>"})
     write_results(tmp_path / "results.json", [bad])
-    made = report.html(read_records(tmp_path), [b"png"], None, ())
+    made = report.html(read_contents(tmp_path), [b"png"], None, ())
     assert made.count("<script") == 2 and made.count("</title>") == 1
 
 
@@ -127,8 +128,8 @@ def test_hostile_specs_and_environments(tmp_path: Path, no_plots: None) -> None:
 
 
 def test_budget_rows_by_hand(folder: Path) -> None:
-    records = read_records(folder)
-    group = records.groups[0]
+    contents = read_contents(folder)
+    group = contents.groups[0]
     scores = {p.setting.key: dict(enumerate(shares(round(p.accuracy * 40), 40))) for p in group.points}
     rows = {(row.regime, row.share.denominator): row for row in budget_rows([group], scores)}
     assert [row.budget for row in rows.values()] == [1, 2, 4, 8, 16] * 2
@@ -168,9 +169,53 @@ def test_comparisons_use_common_prompts_only() -> None:
     assert budget_rows(groups(points), {a: {0: 1.0}, b: {1: 0.0}})[-1].against_second is None
 
 
-def test_areas_name_their_reference(page: str) -> None:
+def test_points_generated_otherwise_are_not_compared() -> None:
+    """Prevents that ending early, drawn tokens or another data set pass for a better sampler of the same regime."""
+    others = ({}, {"stop_at_eos": True}, {"temperature": 0.5}, {"dataset": "others"})
+    points = [point(setting("ab"[number % 2], **other), [1.0], 2) for number, other in enumerate(others)]
+    found = groups(points)
+    assert [len(group.points) for group in found] == [1] * 4
+    assert found[1].title == "sums, dataset problems, temperature 0.0, stop_at_eos True"
+    rows = budget_rows(found, {p.setting.key: {0: 1.0} for p in points})
+    assert len(rows) == 4 * 5 and all(row.second is None for row in rows)
+
+
+def test_tables_are_markdown(folder: Path) -> None:
+    text = (folder / "tables.md").read_text("utf-8")
+    part = text[text.index("## sums") : text.index("## grids")]
+    overview, *regimes = part.strip().split("\n\n")[1:]
+    heads = ["sums: best of", "blocks of 8", "full diffusion", "best heuristic at any block length"]
+    assert cells(overview.splitlines()[0]) == heads
+    # by hand: within 4 passes the policy has 77.5 % in full diffusion, confidence 90 % in blocks
+    best = "90.0 (4.0) [80.0, 100.0] `confidence:k=4`"
+    policy = "77.5 (4.0) [67.5, 87.5] `learned:policy;speed=0.5`"
+    assert cells(overview.splitlines()[4]) == ["at most 4 NFE", best, policy, f"{best}, blocks of 8"]
+    blocks, full = ({row[0]: row[3] for row in map(cells, one.splitlines()[2:])} for one in regimes)
+    assert full["`confidence`"] == "25.0 (4.0)" and full["`threshold`"] == "75.0 (4.0)"
+    assert full["**best in this regime**"] == policy
+    assert full["**best heuristic at any block length**"] == f"{best}, blocks of 8"
+    assert full["the former is, against the latter"] == "not distinguishable"
+    assert blocks["the former is, against the latter"] == "the same"
+
+
+def cells(line: str) -> list[str]:
+    return line.removeprefix("| ").removesuffix(" |").split(" | ")
+
+
+def test_areas_name_their_reference_and_target(page: str) -> None:
     areas = page[page.index('id="areas"') :]
     assert f"reference: {LENGTH} NFE, accuracy 0" in areas and "AUP" in areas
+    # 95 % of 90 %, which confidence reaches in blocks with 4 passes and the policy does not
+    assert "4.0 (target: 85.5%)" in areas and "does not reach 85.5%" in areas
+
+
+def test_transfer_shows_samplers_that_ran_in_several_settings(page: str, tmp_path: Path, no_plots: None) -> None:
+    assert "90.0 % @ 4.0" in page[page.index('id="transfer"') : page.index('id="orders"')]
+    made = report.html(read_contents(write(tmp_path, prompts=4)), [b"png"], None, ())
+    transfer = made[made.index('id="transfer"') : made.index('id="orders"')]
+    assert transfer.count("<code>") == 2 and "threshold" not in transfer
+    write_results(tmp_path / "results.json", [point(setting("a"), [1.0], 2)])
+    assert 'id="transfer"' not in report.html(read_contents(tmp_path), [b"png"], None, ())
 
 
 def test_opening_order(page: str) -> None:
@@ -218,17 +263,17 @@ def test_trajectories_are_chosen_in_order_and_counted(tmp_path: Path) -> None:
 
 
 def test_page_stays_below_its_limit(tmp_path: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = read_records(write(tmp_path))
-    whole = report.html(records, [b"png"], Letters().decode, ())
+    contents = read_contents(write(tmp_path))
+    whole = report.html(contents, [b"png"], Letters().decode, ())
     monkeypatch.setattr(report, "MAX_BYTES", len(whole) - 20_000)
-    small = report.html(records, [b"png"], Letters().decode, ())
+    small = report.html(contents, [b"png"], Letters().decode, ())
     shown = re.search(r"(\d+) of (\d+) stored trajectories", small)
     assert len(small.encode()) <= report.MAX_BYTES
     assert shown is not None and 0 < int(shown[1]) < int(shown[2]) == 40 * len(PLAN)
 
 
 def test_without_a_tokenizer_ids_are_shown(tmp_path: Path, no_plots: None) -> None:
-    made = report.html(read_records(write(tmp_path, prompts=4)), [b"png"], None, ())
+    made = report.html(read_contents(write(tmp_path, prompts=4)), [b"png"], None, ())
     assert "tokens are shown as ids" in made
     assert data_of(made)["vocabulary"]["5"] == "5"
 
@@ -258,12 +303,53 @@ def test_report_command(tmp_path: Path) -> None:
     assert "tokens are shown as ids" not in (tmp_path / "report.html").read_text("utf-8")
 
 
+def test_transfer_command_joins_folders(tmp_path: Path) -> None:
+    for model in ("small", "large"):
+        of = [setting(spec, model=model) for spec in ("learned:policy;speed=1", "learned:policy;speed=0", "random")]
+        (tmp_path / model).mkdir()
+        write_results(tmp_path / model / "results.json", [point(one, [1.0, 0.0], 2) for one in of])
+    folders = (tmp_path / "small", tmp_path / "large")
+    code, out, _ = run("transfer", *folders, "--sampler", "learned:policy")
+    assert code == 0 and out.splitlines()[2:] == [
+        "| sampler | model small | model large |",
+        "|---|---|---|",
+        "| learned:policy;speed=1 | 50.0 % @ 2.0 | 50.0 % @ 2.0 |",
+        "| learned:policy;speed=0 | 50.0 % @ 2.0 | 50.0 % @ 2.0 |",
+    ]
+    assert len(run("transfer", *folders)[1].splitlines()) == 4 + 3
+    assert "make it a column" in run("transfer", *folders, "--columns", "task")[2]
+    assert "there are learned:policy" in run("transfer", *folders, "--sampler", "klass")[2]
+
+
 def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
-    assert run("report", tmp_path)[::2] == (
-        2,
-        f"error: {tmp_path} holds no results.json; `hf-unmask evaluate --out {tmp_path}` writes one\n",
-    )
+    for command in ("report", "transfer"):
+        assert run(command, tmp_path)[::2] == (
+            2,
+            f"error: no {tmp_path}/results.json; `hf-unmask evaluate --out {tmp_path}` writes one\n",
+        )
     assert run("watch", tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[]", "cannot be read as results"),
+        ("{", "cannot be read as results"),
+        ('{"schema_version": 1, "records": []}', "schema version 1, this package reads"),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "records": [{{}}]}}', "accuracy_interval"),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "records": []}}', "no operating points"),
+    ],
+)
+def test_damaged_results_are_one_line(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    code, _, err = run("report", tmp_path)
+    assert code == 2 and says in err and str(tmp_path) in err and err.count("\n") == 1
+
+
+def test_damaged_samples_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"setting": {"sampler": "a"}}\n')
+    code, _, err = run("watch", tmp_path)
+    assert code == 2 and "samples.jsonl, line 1 cannot be read" in err
 
 
 def test_a_tokenizer_that_does_not_load_leaves_ids(tmp_path: Path) -> None:

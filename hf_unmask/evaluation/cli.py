@@ -45,7 +45,9 @@ def register(app: typer.Typer) -> None:
         column: Annotated[
             list[str] | None, typer.Option(help="Another name of a column, e.g. prompt=question; repeat it.")
         ] = None,
-        allow_code_execution: Annotated[bool, typer.Option(help="Let the metric run generated programs.")] = False,
+        allow_code_execution: Annotated[
+            bool, typer.Option(help="Let the metric run generated programs here; no sandbox.")
+        ] = False,
         trust_remote_code: Annotated[bool, typer.Option(help="Run model code that comes with the repository.")] = False,
         revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
         dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",

@@ -14,13 +14,16 @@ FULL_DIFFUSION = "full diffusion"
 
 
 class Identity(NamedTuple):
-    """What points must share to stand in one table: all of a setting but how it samples."""
+    """What points must share to stand in one table: all of a setting but the sampler and its block length."""
 
     task: str
+    dataset: str
     template: str
     model: str
     metric: str
     max_new_tokens: int
+    temperature: float
+    stop_at_eos: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Group:
 
 def identity(setting: Setting) -> Identity:
     """What a setting shares with those it may be compared with."""
-    return Identity(setting.task, setting.template, setting.model, setting.metric, setting.max_new_tokens)
+    return Identity(*(getattr(setting, name) for name in Identity._fields))
 
 
 def groups(points: Sequence[OperatingPoint]) -> list[Group]:
@@ -78,7 +81,7 @@ def is_learned(spec: str) -> bool:
 
 
 def label(setting: Setting) -> str:
-    """The sampler as tables name it, with what else may differ between points of a group."""
+    """The sampler as tables name it, with what is unusual about its generation."""
     heat = f", temperature {setting.temperature:g}" if setting.temperature else ""
     return setting.sampler + heat + (", stops at EOS" if setting.stop_at_eos else "")
 

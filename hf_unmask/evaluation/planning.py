@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from hf_unmask.evaluation.problems import Problem
@@ -111,8 +110,7 @@ def as_samplers(samplers: Any) -> list[SamplerProtocol]:
 
 def as_block_lengths(lengths: Any) -> list[int | None]:
     """Block lengths with ``"full"`` and None for full diffusion."""
-    given: list[Any] = [lengths] if lengths is None or isinstance(lengths, int | str) else list(lengths)
-    found: list[int | None] = [None if one == "full" else one for one in given]
+    found: list[int | None] = [None if one == "full" else one for one in _listed(lengths)]
     wrong = [one for one in found if one is not None and not (type(one) is int and one >= 1)]
     if wrong or not found or len(set(found)) < len(found):
         raise ValueError(f"`block_lengths` must hold different ints of at least 1, or 'full', got {lengths!r}")
@@ -121,22 +119,15 @@ def as_block_lengths(lengths: Any) -> list[int | None]:
 
 def as_seeds(seeds: Any) -> list[int]:
     """Different whole numbers, at least one."""
-    found = [seeds] if isinstance(seeds, int) else list(seeds)
+    found = _listed(seeds)
     if not found or len(set(found)) < len(found) or not all(type(seed) is int for seed in found):
         raise ValueError(f"`seeds` must hold different ints, got {seeds!r}")
     return found
 
 
-def as_draws(draws: Any) -> int:
-    """A number of answers."""
-    if type(draws) is not int or draws < 1:
-        raise ValueError(f"`draws` must be an int of at least 1, got {draws!r}")
-    return draws
-
-
 def as_templates(templates: Any) -> list[Template]:
     """Templates by name or path; their names must differ, results are told apart by them."""
-    given = [templates] if isinstance(templates, str | Path) else list(templates)
+    given = _listed(templates)
     found = [load_template(one) for one in given]
     if not found or len({one.name for one in found}) < len(found):
         raise ValueError(f"`templates` must hold different names, got {[str(one) for one in given]}")
@@ -146,8 +137,8 @@ def as_templates(templates: Any) -> list[Template]:
 def new_tokens(max_new_tokens: int | Mapping[str, int], task: str) -> int:
     """Positions to fill for a task."""
     count = max_new_tokens.get(task) if isinstance(max_new_tokens, Mapping) else max_new_tokens
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"`max_new_tokens` must be at least 1 for the task {task!r}, got {count!r}")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"`max_new_tokens` must be an int of at least 1 for the task {task!r}, got {count!r}")
     return count
 
 
@@ -156,8 +147,6 @@ def units(tasks: Sequence[Task], batch_size: int) -> list[Unit]:
 
     ``batch_size`` counts rows; a prompt with more draws than that makes a batch of its own.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     return [
         Unit(task, seed, task.problems[start : start + size])
         for task in tasks
@@ -165,3 +154,7 @@ def units(tasks: Sequence[Task], batch_size: int) -> list[Unit]:
         for seed in task.seeds
         for start in range(0, len(task.problems), size)
     ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]

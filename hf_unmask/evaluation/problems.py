@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_unmask.samplers.base import require_int
 from hf_unmask.tiny import TASKS, held_out
 
 _TINY = "tiny"
@@ -42,14 +44,19 @@ def load_problems(
     Raises:
         ValueError: no rows, a column that is missing or not text, or a name that is not understood.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be at least 1, got {limit}")
+    if limit is not None:
+        require_int("limit", limit, at_least=1)
     rows = _rows(dataset)
     name = dataset if isinstance(dataset, str) else "default"
     problems = [_problem(number, row, task or Path(name).stem, columns or {}) for number, row in enumerate(rows)]
     if not problems:
         raise ValueError(f"the data set {name!r} has no rows")
     return _first(problems, limit)
+
+
+def name_of(dataset: Any, problems: Iterable[Problem]) -> str:
+    """What results call a data set: its name or path, or a fingerprint of rows that have neither."""
+    return str(dataset) if isinstance(dataset, str | Path) else f"rows {fingerprint(problems)}"
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
@@ -62,7 +69,12 @@ def fingerprint(problems: Iterable[Problem]) -> str:
 
 
 def _problem(number: int, row: Mapping[str, Any], task: str, columns: Mapping[str, str]) -> Problem:
-    values = dict(row) | {name: row[source] for name, source in columns.items() if source in row}
+    if not isinstance(row, Mapping):
+        raise ValueError(f"row {number} of the data set must be a dict, got {row!r}")
+    missing = [source for source in columns.values() if source not in row]
+    if missing:
+        raise ValueError(f"row {number} of the data set has no column {missing[0]!r}; it has {', '.join(row)}")
+    values = dict(row) | {name: row[source] for name, source in columns.items()}
     for name in ("prompt", "answer"):
         if not isinstance(values.get(name), str):
             have = f"it has {', '.join(map(str, row))}" if name not in values else f"got {values[name]!r}"
@@ -84,13 +96,31 @@ def _rows(dataset: Any) -> Iterable[Mapping[str, Any]]:
     if isinstance(dataset, Path):
         dataset = str(dataset)
     if not isinstance(dataset, str):
-        return dataset  # type: ignore[no-any-return]
+        return _one_split("`dataset`", dataset)
     if dataset.split(":")[0] == _TINY:
         return _packaged(dataset)
     path = Path(dataset)
     if path.suffix == ".jsonl" and path.is_file():
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return _with_datasets(dataset)
+        return _json_lines(path)
+    return _one_split(repr(dataset), _with_datasets(dataset))
+
+
+def _json_lines(path: Path) -> list[Any]:
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+def _one_split(name: str, rows: Any) -> Iterable[Mapping[str, Any]]:
+    if isinstance(rows, Mapping):
+        raise ValueError(f"{name} holds several splits ({', '.join(map(str, rows))}): choose one")
+    if not isinstance(rows, Iterable):
+        raise ValueError(f"{name} must be a datasets.Dataset, a list of dicts or a name, got {rows!r}")
+    return rows
 
 
 def _packaged(name: str) -> list[dict[str, Any]]:
@@ -102,19 +132,21 @@ def _packaged(name: str) -> list[dict[str, Any]]:
     return [{"task": p.task, "prompt": p.prompt, "answer": p.answer, **p.metadata} for p in found]
 
 
-def _with_datasets(name: str) -> Iterable[Mapping[str, Any]]:
+def _with_datasets(name: str) -> Any:
     import datasets  # type: ignore[import-untyped]
 
     path = Path(name)
+    repository, *rest = name.split(":")
     if path.suffix in _READERS and path.is_file():
-        found = getattr(datasets.Dataset, _READERS[path.suffix])(name)
+        load = partial(getattr(datasets.Dataset, _READERS[path.suffix]), name)
     elif path.is_dir():
-        found = datasets.load_from_disk(name)
+        load = partial(datasets.load_from_disk, name)
+    elif len(rest) in (1, 2):
+        load = partial(datasets.load_dataset, repository, rest[0] if len(rest) == 2 else None, split=rest[-1])
     else:
-        repository, *rest = name.split(":")
-        if len(rest) not in (1, 2):
-            raise ValueError(f"no file or folder {name!r}; a data set of the Hub is NAME:SPLIT or NAME:CONFIG:SPLIT")
-        found = datasets.load_dataset(repository, rest[0] if len(rest) == 2 else None, split=rest[-1])
-    if isinstance(found, Mapping):
-        raise ValueError(f"{name!r} holds several splits ({', '.join(found)}): save or name one")
-    return found  # type: ignore[no-any-return]
+        forms = f"a file ({', '.join(['.jsonl', *_READERS])}), a folder, or of the Hub NAME:SPLIT or NAME:CONFIG:SPLIT"
+        raise ValueError(f"no data set {name!r}; it can be {forms}")
+    try:
+        return load()
+    except Exception as error:  # of whatever library reads that form
+        raise ValueError(f"the data set {name!r} cannot be loaded: {error.__cause__ or error}") from error

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Setting:
 
     sampler: str  # spec
     model: str
+    dataset: str  # name or path, or a fingerprint of rows that have neither
     task: str
     template: str
     metric: str
@@ -67,6 +68,9 @@ class Timing:
     rest: float  # seconds of the loop outside both
 
 
+Line = TypeVar("Line", Sample, Timing)
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """Statistics of one setting over prompts, seeds and draws."""
@@ -94,17 +98,20 @@ def read_results(path: Path) -> list[OperatingPoint]:
     """The records of a ``results.json``.
 
     Raises:
-        ValueError: not such a file, or of another schema version.
+        ValueError: there is none, it is not such a file, of another schema version, or empty.
     """
+    if not path.is_file():
+        raise ValueError(f"no {path}; `hf-unmask evaluate --out {path.parent}` writes one")
     try:
         content = json.loads(path.read_text("utf-8"))
-        version = content["schema_version"]
-        records = content["records"]
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {content['schema_version']}, this package reads {SCHEMA_VERSION}")
+        found = [_point(record) for record in content["records"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a results file ({error!r})") from error
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}")
-    return [_point(record) for record in records]
+        raise ValueError(f"{path} cannot be read as results: {error!r}") from error
+    if not found:
+        raise ValueError(f"{path} holds no operating points")
+    return found
 
 
 def write_results(path: Path, points: Iterable[OperatingPoint]) -> None:
@@ -127,33 +134,39 @@ def sample_line(sample: Sample | Timing) -> str:
 
 
 def iter_samples(path: Path) -> Iterator[Sample]:
-    """As `read_samples`, one at a time, for files larger than memory."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n") or _parses(line):
-                row = json.loads(line)
-                yield Sample(**{**row, "setting": Setting(**row["setting"])})
+    """The samples of a file, one at a time, for files larger than memory; none if there is no file.
+
+    A last line that was cut off by a crash is left out.
+
+    Raises:
+        ValueError: a line that holds no sample of this schema version.
+    """
+    return _iter_lines(path, Sample)
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a file; a last line that was cut off by a crash is left out."""
+    """As `iter_samples`, all of them."""
     return list(iter_samples(path))
 
 
 def read_timings(path: Path) -> list[Timing]:
-    """The timings of a file; a last line that was cut off by a crash is left out."""
-    return [Timing(**{**row, "setting": Setting(**row["setting"])}) for row in _rows(path)]
+    """As `read_samples`, of timings."""
+    return list(_iter_lines(path, Timing))
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _iter_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
     if not path.exists():
-        return []
-    *lines, rest = path.read_text("utf-8").split("\n")
-    if rest:
-        lines = lines if not _parses(rest) else [*lines, rest]
-    return [json.loads(line) for line in lines]
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n") and not _parses(line):
+                return
+            try:
+                row = json.loads(line)
+                found = kind(**{**row, "setting": Setting(**row["setting"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number} cannot be read: {error!r}") from error
+            yield found
 
 
 def _parses(line: str) -> bool:

@@ -1,4 +1,4 @@
-"""``hf-unmask report`` and ``hf-unmask watch``: what an evaluation found, as files and on the terminal."""
+"""``hf-unmask report``, ``watch`` and ``transfer``: what evaluations found, as files and on the terminal."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ TokenizerOption = Annotated[
 
 
 def report(folder: Folder, tokenizer: TokenizerOption = None) -> None:
-    """Write results.csv, frontier plots and a self-contained report.html into an evaluation's folder."""
+    """Write results.csv, tables.md, frontier plots and a self-contained report.html into an evaluation's folder."""
     with plain_errors():
-        from hf_unmask.evaluation.report import read_records, write_report
+        from hf_unmask.evaluation.records import read_results
+        from hf_unmask.evaluation.report import write_report
 
-        models = [point.setting.model for point in read_records(folder).points]
+        models = [point.setting.model for point in read_results(folder / "results.json")]
         for path in write_report(folder, tokenizer=_tokenizer(tokenizer, models)):
             typer.echo(str(path))
 
@@ -64,6 +65,28 @@ def watch(  # noqa: PLR0913 - one argument per option
             console.print(f"{title} {_verdict(sample)}, {sample.nfe} NFE", markup=False, soft_wrap=True)
         if len(chosen) > len(shown):
             typer.echo(f"{len(shown)} of {len(chosen)} shown; --sampler and --task choose others", err=True)
+
+
+def transfer(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluations.")],
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Spec, or a sampler's name for all its dials; repeat it. [default: all]")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="Fields of a setting that make a column, separated by commas.")
+    ] = "task,block_length,max_new_tokens,model",
+) -> None:
+    """Print one Markdown table: samplers against tasks, block lengths, answer lengths and models."""
+    with plain_errors():
+        from hf_unmask.evaluation.records import read_results
+        from hf_unmask.evaluation.transfer import transfer_matrix
+
+        points = [point for folder in folders for point in read_results(folder / "results.json")]
+        specs = [point.setting.sampler for point in points]
+        wanted = {match for name in sampler for match in _matches(name, specs)} if sampler else set(specs)
+        chosen = [point for point in points if point.setting.sampler in wanted]
+        names = [name.strip() for name in columns.split(",")]
+        typer.echo(transfer_matrix(chosen, columns=names).to_markdown())
 
 
 class Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,19 +21,19 @@ from hf_unmask.evaluation.planning import (
     Task,
     Unit,
     as_block_lengths,
-    as_draws,
     as_samplers,
     as_seeds,
     as_templates,
     tasks,
     units,
 )
-from hf_unmask.evaluation.problems import fingerprint, load_problems
+from hf_unmask.evaluation.problems import fingerprint, load_problems, name_of
 from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 from hf_unmask.evaluation.scoring import scorers
 from hf_unmask.evaluation.storage import RESULTS, SAMPLES, TIMINGS, Store, check_manifest
 from hf_unmask.evaluation.working import Worker
+from hf_unmask.samplers.base import require_int
 
 _TINY = Path(__file__).parents[1] / "tiny" / "model"
 
@@ -63,37 +64,47 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
     """Evaluate samplers under one protocol: every sampler on the same prompts in the same settings.
 
     Run again with the same ``out`` after a stop, even ``kill -9``, it goes on where it was and ends in the same files.
-    Under ``torchrun`` or ``accelerate launch`` the batches are shared out, with the results of one process.
+    Under ``torchrun`` or ``accelerate launch`` whole batches are shared out, with the results of one process that has
+    as many threads (other numbers of threads add in another order, which can move a decision that is all but tied).
 
     Args:
         model: what ``hf_unmask.generate`` takes, in eval mode.
         tokenizer: turns prompts into ids and ids into text.
-        dataset: a ``datasets.Dataset``, a list of dicts, or a name or path (see `load_problems`); columns ``prompt``,
-            ``answer``, ``task``, and what the metric needs.
+        dataset: a ``datasets.Dataset``, a list of dicts, or a name or path (see `load_problems`); columns ``prompt``
+            and ``answer`` hold text, ``task`` a name, and there may be others that the metric needs.
         metric: name of a packaged metric, path or module of the ``evaluate`` library; or a mapping from task to such.
-        samplers: samplers or specs, sweeps expanded.
-        block_lengths: positions per block; "full" or None for full diffusion.
-        seeds: a deterministic rule (see `is_stochastic`) is run with the first one only, and once per prompt.
+            It scores each answer, 1.0 is right.
+        samplers: samplers or specs (text), one or several; sweeps are expanded.
+        block_lengths: positions per block, one or several; "full" or None for full diffusion.
+        seeds: whole numbers, one or several. A deterministic rule (see `is_stochastic`) is run with the first one
+            only, and once per prompt.
         batch_size: rows generated together.
         max_new_tokens: positions to fill, for all tasks or by task.
-        templates: names of packaged prompt templates, or files; results are per template.
-        temperature: of the token draw.
+        templates: names of packaged prompt templates, or files, one or several; results are per template.
+        temperature: of the token draw; 0 takes the most probable token.
         stop_at_eos: end rows at their first stop token, for all samplers alike; it changes their forward passes.
         draws: answers per prompt and seed.
-        limit: at most so many problems per task.
-        out: folder for manifest.json, samples.jsonl, timings.jsonl and results.json. None: nothing is kept.
-        progress: show a bar on a terminal.
+        limit: at most so many problems per task, the first ones. None: all.
+        out: folder for manifest.json, samples.jsonl, timings.jsonl and results.json; of one evaluation only. None:
+            nothing is kept.
+        progress: show a bar with the remaining time on a terminal.
         model_name: name in the results; None: the one it was loaded by.
-        task: name for rows of the data set that have no column ``task``.
+        task: name for rows of the data set that have no column ``task``. None: the name of the data set.
         columns: other names of the data set's columns, e.g. {"prompt": "question"}.
         metric_options: further keywords of the metric's ``compute``, e.g. {"allow_code_execution": True}.
 
     Returns:
-        One operating point per template, task, block length and sampler, in this order.
+        One operating point per template, task, block length and sampler, in this order. Accuracies are shares in
+        0..1, times are seconds of wall clock per answer, NFE is forward passes per answer; see `OperatingPoint`.
 
     Raises:
-        ValueError: an argument that cannot be used, or a folder that holds another evaluation.
+        ValueError: an argument that cannot be used, a folder that holds another evaluation or cannot be written to,
+            a sampler or metric that is not known, prompts that leave no room for the answer.
+        ImportError: the extra ``evaluate`` is not installed.
     """
+    for name, count in (("batch_size", batch_size), ("draws", draws)):
+        require_int(name, count, at_least=1)
+    _check_generation(temperature, stop_at_eos)
     adapter = _adapter_of(model, tokenizer)
     problems = load_problems(dataset, task=task, limit=limit, columns=columns)
     metrics = scorers(metric, metric_options or {}, list(dict.fromkeys(problem.task for problem in problems)))
@@ -102,10 +113,11 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
         templates=tuple(as_templates(templates)),
         block_lengths=tuple(as_block_lengths(block_lengths)),
         seeds=tuple(as_seeds(seeds)),
-        draws=as_draws(draws),
+        draws=draws,
         max_new_tokens=max_new_tokens,
         common={
-            "model": model_name or _name_of(adapter.model),
+            "model": model_name or _model_name(adapter.model),
+            "dataset": name_of(dataset, problems),
             "temperature": temperature,
             "stop_at_eos": stop_at_eos,
         },
@@ -123,11 +135,11 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
         "metrics": {name: scorer.fingerprint for name, scorer in metrics.items()},
         "templates": {template.name: template.fingerprint for template in axes.templates},
         "weights": weights_fingerprint(adapter.model),
-        "policies": {str(sampler): sampler_fingerprint(sampler) for sampler in axes.samplers},
+        "policies": {str(sampler): held for sampler in axes.samplers if (held := sampler_fingerprint(sampler))},
     }
     here = Processes.here()
-    if out is None and here.count > 1:
-        raise ValueError(f"{here.count} processes need a folder they share: pass out=...")
+    if out == "" or (out is None and here.count > 1):
+        raise ValueError(f"`out` must be a folder, which {here.count} process(es) share, got {out!r}")
     with tempfile.TemporaryDirectory() if out is None else nullcontext(str(out)) as folder:
         return _carry_out(Worker(adapter, tokenizer), plan, batch_size, manifest, Path(folder), here, progress)
 
@@ -188,16 +200,25 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep a second evaluation out of the folder. The operating system frees the lock of a killed process."""
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another evaluation is writing to {folder}") from None
+        raise ValueError(f"another evaluation is writing to {folder}: wait for it, or give another folder") from None
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror}): give another folder as `out`") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _check_generation(temperature: Any, stop_at_eos: Any) -> None:
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
+        raise ValueError(f"`temperature` must be a finite number of at least 0, got {temperature!r}")
+    if not isinstance(stop_at_eos, bool):
+        raise ValueError(f"`stop_at_eos` must be True or False, got {stop_at_eos!r}")
 
 
 def _adapter_of(model: nn.Module | Denoiser, tokenizer: Any) -> Denoiser:
@@ -207,6 +228,6 @@ def _adapter_of(model: nn.Module | Denoiser, tokenizer: Any) -> Denoiser:
     return attached if isinstance(attached, Denoiser) else Denoiser.from_model(model, tokenizer=tokenizer)
 
 
-def _name_of(model: nn.Module) -> str:
+def _model_name(model: nn.Module) -> str:
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
     return "tiny" if Path(name) == _TINY else name

@@ -82,7 +82,11 @@ def scorers(metric: Any, options: Mapping[str, Any], tasks: Sequence[str]) -> di
     missing = [task for task in tasks if task not in by_task]
     if missing:
         raise ValueError(f"`metric` names none for the task {', '.join(missing)}")
-    return {task: Scorer.of(by_task[task], options) for task in tasks}
+    found = {task: Scorer.of(by_task[task], options) for task in tasks}
+    unknown = [name for name in options if not any(name in scorer.options for scorer in found.values())]
+    if unknown:
+        raise ValueError(f"`metric_options` holds {unknown[0]!r}, which no metric takes")
+    return found
 
 
 def _keywords(metric: Any) -> dict[str, bool]:

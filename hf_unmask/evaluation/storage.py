@@ -104,7 +104,7 @@ def check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     try:
         there = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not a manifest ({error})") from error
+        raise ValueError(f"{path} is not a manifest ({error}): give a new folder") from error
     wanted = json.loads(json.dumps(manifest))
     different = [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
     if different:
@@ -113,15 +113,18 @@ def check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _difference(name: str, there: Any, wanted: Any) -> str:
-    """``name was A, is B``; of lists and tables only the entries that differ."""
+    """``name was A, is B``; of tables only the entries that differ, of settings only the fields."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         keys = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
         return "; ".join(_difference(f"{name} of {key}", there.get(key), wanted.get(key)) for key in keys)
-    if isinstance(there, list) and isinstance(wanted, list):
-        gone, new = [one for one in there if one not in wanted], [one for one in wanted if one not in there]
-        if gone or new:
-            there, wanted = gone, new
+    if name == "settings":
+        return _difference(name, _values(there), _values(wanted)) or "settings combine the same values otherwise"
     return f"{name} was {there!r}, is {wanted!r}"
+
+
+def _values(settings: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What occurs in each field."""
+    return {field: list(dict.fromkeys(one[field] for one in settings)) for field in settings[0]}
 
 
 def _append(path: Path, text: str) -> None:

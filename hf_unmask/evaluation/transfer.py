@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from hf_unmask.evaluation.markdown import table
 from hf_unmask.evaluation.records import OperatingPoint, Setting
 
 _FIELDS = tuple(field.name for field in fields(Setting))
@@ -32,23 +33,30 @@ class TransferMatrix:
     columns: tuple[tuple[str, ...], ...]  # values of `column_fields`
     cells: dict[tuple[str, tuple[str, ...]], Cell]
 
-    def to_markdown(self) -> str:
-        """The table, accuracy @ mean NFE; fields that are the same in all columns stand above it."""
-        varying = [i for i in range(len(self.column_fields)) if len({column[i] for column in self.columns}) > 1]
-        shared = [
-            f"{name}: {self.columns[0][i]}"
-            for i, name in enumerate(self.column_fields)
-            if self.columns and i not in varying
-        ]
-        headers = [", ".join(f"{self.column_fields[i]} {column[i]}" for i in varying) for column in self.columns]
-        caption = f"Accuracy @ mean NFE{''.join(f'; {text}' for text in shared)}."
-        headers = [text or "accuracy @ NFE" for text in headers]  # one column, all of it said in the caption
-        lines = [_line([self.row_field, *headers]), "|---" * (1 + len(headers)) + "|"]
-        return "\n".join([_escaped(caption), "", *lines, *(_line(self._texts(row)) for row in self.rows)])
+    @property
+    def caption(self) -> str:
+        """What the cells hold, and the fields that are the same in all columns."""
+        shared = [i for i in range(len(self.column_fields)) if self.columns and i not in self._varying]
+        return f"Accuracy @ mean NFE{''.join(f'; {self.column_fields[i]}: {self.columns[0][i]}' for i in shared)}."
 
-    def _texts(self, row: str) -> list[str]:
-        found = [self.cells.get((row, column)) for column in self.columns]
-        return [row, *("" if cell is None else str(cell) for cell in found)]
+    @property
+    def heads(self) -> list[str]:
+        """Of the columns: the fields that vary."""
+        named = [", ".join(f"{self.column_fields[i]} {column[i]}" for i in self._varying) for column in self.columns]
+        return [self.row_field, *(text or "accuracy @ NFE" for text in named)]  # one column: the caption says it all
+
+    @property
+    def body(self) -> list[list[str]]:
+        """Lines of text, the row's name first."""
+        return [[row, *(str(self.cells.get((row, column), "")) for column in self.columns)] for row in self.rows]
+
+    def to_markdown(self) -> str:
+        """The table below its caption."""
+        return f"{self.caption}\n\n{table(self.heads, self.body)}"
+
+    @property
+    def _varying(self) -> list[int]:
+        return [i for i in range(len(self.column_fields)) if len({column[i] for column in self.columns}) > 1]
 
 
 def transfer_matrix(
@@ -88,11 +96,3 @@ def _collision(first: Setting, second: Setting) -> str:
     differing = [name for name in _FIELDS if getattr(first, name) != getattr(second, name)]
     hint = f"they differ in {', '.join(differing)}: make it a column or pick one" if differing else "they are equal"
     return f"two operating points of {first.sampler} on {first.task} fall into one cell; {hint}"
-
-
-def _line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(text) for text in texts)} |"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -99,9 +99,9 @@ def _left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> t
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device).reshape(-1, width).long(), torch.tensor(mask, device=device).reshape(
-        -1, width
-    )
+    shape = len(rows), width  # given because a list of empty rows has none
+    tokens, attended = (torch.tensor(each, device=device, dtype=torch.long).reshape(shape) for each in (ids, mask))
+    return tokens, attended
 
 
 def _length(tokens: list[int], stops: Sequence[int]) -> int:

@@ -1,7 +1,9 @@
 """The package's metrics: modules of the ``evaluate`` library, loadable offline by path.
 
 Each returns ``{"score": float, "per_sample": [float]}``; ``compute`` of some takes further keywords, see their
-``inputs_description``.
+``inputs_description``. Each module stands alone, so that it can be loaded from a copy or pushed to the Hub; what they
+repeat, they repeat for that. ``code_tests`` runs the predicted programs on this machine: it is off unless asked for,
+and its limits are no sandbox.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """Code by unit tests: a prediction is right if its tests pass, in a separate process with limits.
 
-Every candidate runs in a fresh, isolated interpreter in an empty folder with limits on wall and CPU time, memory, file
-size and open files; it may start no process or thread, gets no environment variable of the caller and proxies that lead
-nowhere. That stops accidents and runaway programs. It is no sandbox: the candidate can read what its user can read and
-open sockets itself. For code nobody has looked at use a container without network. POSIX only.
+THIS IS NO SANDBOX. It runs programs that a model wrote, on this machine. They can read every file that their user can
+read, write wherever that user may write, and open network connections. For programs that nobody has looked at, run the
+whole evaluation in a container or virtual machine without network and without anything worth stealing.
+
+What there is stops accidents and runaway programs: every candidate runs in a fresh, isolated interpreter in an empty
+folder with limits on wall and CPU time, memory, file size and open files; it may start no process or thread, gets no
+environment variable of the caller and proxies that lead nowhere. POSIX only.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import evaluate  # type: ignore[import-untyped]
 
-_DESCRIPTION = "Share of programs that pass their unit tests, each run in a separate process with limits."
+_DESCRIPTION = (
+    "Share of programs that pass their unit tests. Runs the programs on this machine, in separate processes with "
+    "limits that are no sandbox."
+)
 _INPUTS = """predictions: list of str, Python code; a fence (```python ... ```) around it is taken off.
 references: list of str, Python code that raises if the candidate is wrong, run after it in the same namespace.
 allow_code_execution: keyword argument, must be True.
@@ -29,8 +35,8 @@ memory: MiB of address space per program, 1024 by default.
 Returns {"score": float in 0..1, "per_sample": one 0.0 or 1.0 per prediction}; the score of no predictions is 0."""
 
 _REFUSAL = (
-    "code_tests runs the predicted programs on this machine: pass allow_code_execution=True if that is wanted, best in "
-    "a container without network"
+    "code_tests runs the predicted programs on this machine and is no sandbox: pass allow_code_execution=True if that "
+    "is wanted, best in a container without network"
 )
 _FENCE = "```"
 _CANNOT = 97  # exit code of a runner that could not set up its limits
@@ -86,7 +92,7 @@ os._exit(0)
 
 
 class CodeTests(evaluate.Metric):  # type: ignore[misc]
-    """Unit tests, opt-in."""
+    """Unit tests, opt-in; no sandbox, see the module."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
