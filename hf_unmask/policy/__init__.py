@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModel
 
+from hf_unmask.policy.compatibility import PolicyMismatchWarning
 from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
 from hf_unmask.policy.decision import decide, distribution
 from hf_unmask.policy.distribution import BernoulliUnmask, PlackettLuceUnmask, UnmaskDistribution
@@ -15,6 +16,7 @@ __all__ = [
     "BernoulliUnmask",
     "PlackettLuceUnmask",
     "PolicyLoadError",
+    "PolicyMismatchWarning",
     "UnmaskDistribution",
     "UnmaskingPolicy",
     "UnmaskingPolicyConfig",

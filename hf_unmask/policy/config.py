@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import field, fields
+from os import PathLike
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 SCHEMA_VERSION = 1
+_LONGEST_SHOWN = 500
 Observation = Literal["canvas", "block"]
 ActionKind = Literal["bernoulli", "plackett_luce"]
 
@@ -22,7 +25,14 @@ class PolicyLoadError(ValueError):
         self.key, self.found, self.expected = key, found, expected
 
     def __str__(self) -> str:
-        return f"unmasking policy: `{self.key}`: found {self.found}, expected {self.expected}"
+        return f"unmasking policy: `{_plain(self.key)}`: found {_plain(self.found)}, expected {self.expected}"
+
+
+def _plain(value: Any) -> str:
+    """One printable line of bounded length: keys and values of a hostile file end up on terminals and in logs."""
+    text = str(value).replace("\n", " ")
+    text = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 # Bounds keep a hostile file from asking for absurd memory; they are far above anything useful.
@@ -43,27 +53,53 @@ _TRAINED_FOR_INTEGERS = {
     "max_new_tokens": (1, 2**31 - 1),
 }
 _TRAINED_FOR_TEXTS = ("base_model", "base_model_revision", "task", "dataset")
+_LONGEST_TEXT, _MOST_TEXTS = 500, 100
 #: What transformers itself adds to a saved config.json.
 TRANSFORMERS_KEYS = frozenset({"transformers_version", "architectures", "dtype", "model_type"})
 # What transformers passes or adds in memory (`to_dict`, `from_pretrained`), never written to config.json.
-_RUNTIME_KEYS = frozenset(
-    {"name_or_path", "_name_or_path", "attn_implementation", "experts_implementation", "output_attentions"}
-)
+_RUNTIME_KEYS = frozenset({"name_or_path", "_name_or_path", "output_attentions"})
+# Only a caller may choose these: transformers downloads and runs a kernel for a name like "org/kernel".
+_CALLERS_KEYS = frozenset({"attn_implementation", "experts_implementation"})
 
 
-def _shown(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})"
+class _ShortRepr(reprlib.Repr):
+    """Values of any size and depth in a few words."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        del level
+        return repr(x) if x.bit_length() <= 128 else f"an integer of {x.bit_length()} bits"  # repr refuses huge ones
+
+
+_SHORT = _ShortRepr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
+
+
+def shown(value: Any) -> str:
+    """A value and its type for an error message, short whatever its size."""
+    return f"{_SHORT.repr(value)} ({type(value).__name__})"
 
 
 def _check_integer(key: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise PolicyLoadError(key, _shown(value), f"an integer in [{low}, {high}]")
+        raise PolicyLoadError(key, shown(value), f"an integer in [{low}, {high}]")
 
 
 def _check_number(key: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise PolicyLoadError(key, _shown(value), f"a finite number in [{low:g}, {high:g}]")
+        raise PolicyLoadError(key, shown(value), f"a finite number in [{low:g}, {high:g}]")
     return float(value)
+
+
+def _check_text(key: str, value: Any) -> None:
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
+        raise PolicyLoadError(key, shown(value), f"one line of text, at most {_LONGEST_TEXT} characters")
+
+
+def _check_texts(key: str, values: Any) -> None:
+    if not isinstance(values, list) or len(values) > _MOST_TEXTS:
+        raise PolicyLoadError(key, shown(values), f"a list of text, at most {_MOST_TEXTS}")
+    for value in values:
+        _check_text(key, value)
 
 
 def check_keys(found: set[str], allowed: frozenset[str], prefix: str = "") -> None:
@@ -71,6 +107,14 @@ def check_keys(found: set[str], allowed: frozenset[str], prefix: str = "") -> No
     unknown = sorted(found - allowed)
     if unknown:
         raise PolicyLoadError(prefix + unknown[0], "an unknown key", f"one of {sorted(allowed)}")
+
+
+def _check_runtime(values: dict[str, Any]) -> None:
+    for key in ("name_or_path", "_name_or_path"):
+        if not isinstance(values.get(key, ""), str | PathLike):
+            raise PolicyLoadError(key, shown(values[key]), "text")
+    if not isinstance(values.get("output_attentions"), bool | None):
+        raise PolicyLoadError("output_attentions", shown(values["output_attentions"]), "true or false")
 
 
 class UnmaskingPolicyConfig(PreTrainedConfig):
@@ -93,8 +137,8 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
             exactly when `speed_conditioned`.
         schema_version: version of this schema.
         trained_for: record of the training set-up. Keys, all optional: base_model, base_model_revision, task, dataset
-            (text), mask_token_id, block_length, max_new_tokens (integers; a block_length of None is full diffusion),
-            lineage (list of text, the policies this one started from, oldest first).
+            (one line of text), mask_token_id, block_length, max_new_tokens (integers; a block_length of None is full
+            diffusion), lineage (list of text, the policies this one started from, oldest first).
 
     Every value is checked on construction and again on saving; a bad one raises `PolicyLoadError`.
     """
@@ -119,20 +163,25 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Before the base class: it drops some foreign keys silently and keeps the rest as attributes.
-        check_keys(set(kwargs), _RUNTIME_KEYS | own_keys() | {"model_type"})
+        check_keys(set(kwargs), _RUNTIME_KEYS | _CALLERS_KEYS | own_keys() | {"model_type"})
         model_type = kwargs.pop("model_type", self.model_type)
         if model_type != type(self).model_type:
-            raise PolicyLoadError("model_type", repr(model_type), repr(type(self).model_type))
-        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+            raise PolicyLoadError("model_type", shown(model_type), repr(type(self).model_type))
+        # Also before: it converts names of dtypes and labels, and fails in its own ways where it cannot.
+        _check_runtime(kwargs)
         self._check_inherited()
+        self._check_transformers_keys()
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.validate()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with every refusal a `PolicyLoadError`. Returns the config."""
+        for key in sorted(_CALLERS_KEYS & config_dict.keys()):
+            raise PolicyLoadError(key, shown(config_dict[key]), "no such key in a policy's config")
         try:
-            return super().from_dict(config_dict, **kwargs)
-        except (StrictDataclassError, AttributeError) as error:  # fields of the base class, e.g. a made-up dtype
+            return super().from_dict(dict(config_dict), **kwargs)  # a copy: `kwargs` are written into it
+        except StrictDataclassError as error:  # fields of the base class
             raise PolicyLoadError("config", error, "keys and values that transformers accepts") from error
 
     def validate(self) -> None:
@@ -144,7 +193,7 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
             setattr(self, key, _check_number(key, getattr(self, key), least, most))
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
-                raise PolicyLoadError(key, _shown(getattr(self, key)), f"one of {choices}")
+                raise PolicyLoadError(key, shown(getattr(self, key)), f"one of {choices}")
         pairs = 2 * self.num_heads
         if self.hidden_size % pairs:
             raise PolicyLoadError("hidden_size", self.hidden_size, f"a multiple of 2 * num_heads = {pairs}")
@@ -163,41 +212,40 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
 
     def _check_inherited(self) -> None:
         """Base-class fields that mean nothing for a policy must keep their defaults."""
-        plain = PreTrainedConfig()
+        plain = PreTrainedConfig()  # differs from the defaults of its fields
         for f in fields(PreTrainedConfig):
-            if f.name not in TRANSFORMERS_KEYS and getattr(self, f.name) != getattr(plain, f.name):
-                raise PolicyLoadError(f.name, _shown(getattr(self, f.name)), "no such key in a policy's config")
+            if f.name not in TRANSFORMERS_KEYS and getattr(self, f.name) not in (f.default, getattr(plain, f.name)):
+                raise PolicyLoadError(f.name, shown(getattr(self, f.name)), "no such key in a policy's config")
 
     def _check_transformers_keys(self) -> None:
-        names, version = self.architectures, self.transformers_version
-        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise PolicyLoadError("architectures", _shown(names), "a list of text")
-        if version is not None and not isinstance(version, str):
-            raise PolicyLoadError("transformers_version", _shown(version), "text")
-        # transformers holds a dtype or, for a moment while saving, its name
-        dtype = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
+        if self.architectures is not None:
+            _check_texts("architectures", self.architectures)
+        if self.transformers_version is not None:
+            _check_text("transformers_version", self.transformers_version)
+        # A dtype or its name. Not getattr, which imports parts of torch for some names.
+        dtype = vars(torch).get(self.dtype) if isinstance(self.dtype, str) else self.dtype
         if self.dtype is not None and not isinstance(dtype, torch.dtype):
-            raise PolicyLoadError("dtype", _shown(self.dtype), "a torch dtype")
+            raise PolicyLoadError("dtype", shown(self.dtype), "a torch dtype")
 
     def _check_speed(self) -> None:
         if not isinstance(self.speed_conditioned, bool):
-            raise PolicyLoadError("speed_conditioned", _shown(self.speed_conditioned), "true or false")
+            raise PolicyLoadError("speed_conditioned", shown(self.speed_conditioned), "true or false")
         bounds = self.log_alpha_range
         if not self.speed_conditioned:
             if bounds is not None:
-                raise PolicyLoadError("log_alpha_range", _shown(bounds), "null for an unconditioned policy")
+                raise PolicyLoadError("log_alpha_range", shown(bounds), "null for an unconditioned policy")
             return
         if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-            raise PolicyLoadError("log_alpha_range", _shown(bounds), "[low, high] for a speed-conditioned policy")
+            raise PolicyLoadError("log_alpha_range", shown(bounds), "[low, high] for a speed-conditioned policy")
         low, high = (_check_number(f"log_alpha_range[{i}]", value, -100.0, 100.0) for i, value in enumerate(bounds))
         if not low < high:
-            raise PolicyLoadError("log_alpha_range", _shown(bounds), "low < high")
+            raise PolicyLoadError("log_alpha_range", shown(bounds), "low < high")
         self.log_alpha_range = [low, high]
 
     def _check_trained_for(self) -> None:
         record = self.trained_for
         if not isinstance(record, dict):
-            raise PolicyLoadError("trained_for", _shown(record), "a dictionary")
+            raise PolicyLoadError("trained_for", shown(record), "a dictionary")
         known = frozenset(_TRAINED_FOR_TEXTS) | frozenset(_TRAINED_FOR_INTEGERS) | {"lineage"}
         check_keys({str(key) for key in record}, known, "trained_for.")
         for key, value in record.items():
@@ -205,10 +253,10 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
                 continue
             if key in _TRAINED_FOR_INTEGERS:
                 _check_integer(f"trained_for.{key}", value, *_TRAINED_FOR_INTEGERS[key])
-            elif key in _TRAINED_FOR_TEXTS and not isinstance(value, str):
-                raise PolicyLoadError(f"trained_for.{key}", _shown(value), "text")
-            elif key == "lineage" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
-                raise PolicyLoadError("trained_for.lineage", _shown(value), "a list of text")
+            elif key in _TRAINED_FOR_TEXTS:
+                _check_text(f"trained_for.{key}", value)
+            else:
+                _check_texts("trained_for.lineage", value)
 
 
 def own_keys() -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,20 @@ class UnmaskingPolicy(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
+        """Refused: transformers would replace the repository's card by a generic one."""
+        del args, kwargs
+        raise NotImplementedError(
+            "push a policy through its sampler, with the policy's own card: "
+            "LearnedUnmaskingSampler(policy).push_to_hub(repo_id)"
+        )
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, except that ``push_to_hub=True`` is refused."""
+        if kwargs.get("push_to_hub"):
+            self.push_to_hub()
+        super().save_pretrained(*args, **kwargs)
 
     def forward(
         self,

@@ -1,26 +1,33 @@
-"""Loading and saving, for samplers that hold a policy."""
+"""Loading, saving and pushing, for samplers that hold a policy."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from huggingface_hub import CommitInfo
+
+from hf_unmask.denoisers import Denoiser
+from hf_unmask.policy.compatibility import block_differences, model_differences, warn_of
+from hf_unmask.policy.hub import CARD, MAX_BYTES, card_text, commit_of, upload_policy
 from hf_unmask.policy.loading import find_policy, load_policy, save_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 
 #: Options of the sampler that a spec may set, and their types.
 DIALS: dict[str, Any] = {"policy_temperature": float, "beta": float, "speed": float, "greedy": bool}
 # No token: specs are written into results.
-_HUB_OPTIONS: dict[str, Any] = {"revision": str, "cache_dir": str, "local_files_only": bool}
+_HUB_OPTIONS: dict[str, Any] = {"revision": str, "cache_dir": str, "local_files_only": bool, "max_bytes": int}
 _TRUTH = {"true": True, "false": False}
 
 
 class PretrainedPolicyMixin:
-    """``from_pretrained``, ``from_spec`` and ``save_pretrained`` of a sampler built around ``policy``."""
+    """``from_pretrained``, ``save_pretrained``, ``push_to_hub`` and ``check`` of a sampler built around ``policy``."""
 
     name: ClassVar[str]
     policy: UnmaskingPolicy
+    source: str
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the dials and the usual options of the Hub)
@@ -35,15 +42,25 @@ class PretrainedPolicyMixin:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        max_bytes: int = MAX_BYTES,
     ) -> Self:
         """Load a policy from a local folder, a packaged policy (``builtin:NAME``) or a Hub repository.
 
-        Only config.json and model.safetensors are read; a bad policy is a ``PolicyLoadError``, errors of the Hub pass
-        unchanged. ``revision`` (a branch, tag or commit) is kept in the spec.
+        Only config.json and model.safetensors are read; more than ``max_bytes`` are neither downloaded nor read. A bad
+        policy is a ``PolicyLoadError``, errors of the Hub pass unchanged. ``revision`` is a branch, tag or commit; the
+        spec of a policy from the Hub names the commit that was loaded.
         """
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        policy = load_policy(find_policy(path_or_repo, **hub))
-        source = f"{path_or_repo};revision={revision}" if revision else str(path_or_repo)
+        folder = find_policy(path_or_repo, max_bytes=max_bytes, **hub)
+        policy = load_policy(folder, max_bytes=max_bytes)
+        commit = commit_of(folder) if folder != Path(path_or_repo).expanduser() else None
+        source = "".join(
+            [
+                str(path_or_repo),
+                f";revision={commit or revision}" if commit or revision else "",
+                f";max_bytes={max_bytes}" if max_bytes != MAX_BYTES else "",
+            ]
+        )
         make: Any = cls  # the sampler's own constructor
         return make(policy, policy_temperature, beta, greedy, speed, source=source)  # type: ignore[no-any-return]
 
@@ -59,6 +76,41 @@ class PretrainedPolicyMixin:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy's config.json and model.safetensors. The dials are not saved: they are chosen at use."""
         save_policy(self.policy, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        commit_message: str = "Upload an unmasking policy",
+        token: str | bool | None = None,
+    ) -> CommitInfo:
+        """Push README.md, config.json and model.safetensors in one commit, and nothing else. The dials are not pushed.
+
+        Arguments, result and errors: `hf_unmask.policy.hub.upload_policy`. A policy that could not be loaded again is
+        a ``PolicyLoadError`` before anything is sent.
+        """
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "policy"
+            save_policy(self.policy, folder)
+            (folder / CARD).write_text(card_text(self.policy), encoding="utf-8")
+            return upload_policy(
+                folder,
+                repo_id,
+                private=private,
+                branch=branch,
+                create_pr=create_pr,
+                commit_message=commit_message,
+                token=token,
+            )
+
+    def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
+        """Warn, once per process, if the policy was trained for another model, mask token or block length."""
+        config = self.policy.config
+        found = model_differences(config, denoiser) + block_differences(config, block_length, canvas)
+        warn_of(found, self.source)
 
 
 def _typed(key: str, text: str, kind: Any) -> Any:

@@ -1,0 +1,230 @@
+"""``hf-unmask push``, ``pull``, ``info``, ``verify`` and ``search``: policies on the Hub and in folders.
+
+There is no option for a token: command lines end in histories and process lists. The Hub's client reads ``HF_TOKEN`` or
+what ``hf auth login`` stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_unmask.terminal import JsonFlag, auto_class, plain_errors, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from hf_unmask.denoisers import Denoiser
+    from hf_unmask.policy.model import UnmaskingPolicy
+
+PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="Folder, repository or builtin:NAME.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the policy. [default: main]")]
+MaxBytesOption = Annotated[int | None, typer.Option(help="Largest policy to load. [default: 16 MiB]")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (push, pull, info, verify, search):
+        app.command()(command)
+
+
+def push(  # noqa: PLR0913 - one argument per option
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a saved policy.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="org/name; it is made if it does not exist.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a new repository. [default: as the account sets it]")
+    ] = None,
+    branch: Annotated[str | None, typer.Option(help="[default: main]")] = None,
+    pull_request: Annotated[bool, typer.Option(help="Open a pull request, leave the branch as it is.")] = False,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload an unmasking policy",
+    max_bytes: MaxBytesOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Push a policy: its card, config.json and model.safetensors, in one commit."""
+    with _plain_errors():
+        from hf_unmask.policy.loading import load_policy
+        from hf_unmask.samplers.learned import LearnedUnmaskingSampler
+
+        sampler = LearnedUnmaskingSampler(load_policy(folder, **_limit(max_bytes)))
+        done = sampler.push_to_hub(repo, private=private, branch=branch, create_pr=pull_request, commit_message=message)
+        if as_json:
+            print_json({"commit": done.oid, "url": done.commit_url, "pull_request": done.pr_url})
+        else:
+            typer.echo(done.pr_url or done.commit_url)
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="org/name")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to save; an older policy is replaced.")],
+    revision: RevisionOption = None,
+    max_bytes: MaxBytesOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a policy, check it, and save it into a folder."""
+    with _plain_errors():
+        from hf_unmask.policy.hub import commit_of, download_policy
+        from hf_unmask.policy.loading import load_policy, save_policy
+
+        cached = download_policy(repo, revision=revision, **_limit(max_bytes))
+        save_policy(load_policy(cached, **_limit(max_bytes)), folder)
+        if as_json:
+            print_json({"repo": repo, "commit": commit_of(cached), "folder": str(folder)})
+        else:
+            typer.echo(f"{repo} at {commit_of(cached)} is in {folder}")
+
+
+def info(
+    policy: PolicyArgument,
+    revision: RevisionOption = None,
+    max_bytes: MaxBytesOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a policy is and what it was trained for."""
+    with _plain_errors():
+        loaded, folder, commit = _load(policy, revision, max_bytes)
+        config = loaded.config
+        facts = {
+            "policy": policy,
+            "commit": commit,
+            "parameters": loaded.num_parameters(),
+            "bytes": (folder / "model.safetensors").stat().st_size,
+            "observation": config.observation,
+            "action": config.action,
+            "top_k": config.top_k,
+            "hidden_input_size": config.hidden_input_size,
+            "speed_conditioned": config.speed_conditioned,
+            "schema_version": config.schema_version,
+        }
+        if as_json:
+            print_json({**facts, "trained_for": config.trained_for})
+            return
+        for key, value in {**facts, **config.trained_for}.items():
+            typer.echo(f"{key}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def verify(  # noqa: PLR0913 - one argument per option
+    policy: PolicyArgument,
+    model: Annotated[str, typer.Option(help="Folder or repository of a denoiser, or `tiny` for the embedded one.")],
+    block_length: Annotated[
+        int | None,
+        typer.Option(min=0, help="Block size, compared too; 0 is full diffusion. [default: not compared]"),
+    ] = None,
+    revision: RevisionOption = None,
+    model_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the denoiser.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run model code that comes with the denoiser.")] = False,
+    max_bytes: MaxBytesOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare a policy with a denoiser, whose weights are not loaded; exit code 1 if something differs."""
+    with _plain_errors():
+        from hf_unmask.policy.compatibility import block_differences, model_differences
+
+        loaded, _, commit = _load(policy, revision, max_bytes)
+        found = model_differences(loaded.config, _outline(model, model_revision, trust_remote_code))
+        compared = ["base_model", "mask_token_id"]
+        if block_length is not None:
+            found += block_differences(loaded.config, block_length or None)
+            compared.append("block_length")
+        # None is a block length: full diffusion
+        record = {key for key, value in loaded.config.trained_for.items() if value is not None or key == "block_length"}
+        unrecorded = [name for name in compared if name not in record]
+        if as_json:
+            differences = [difference._asdict() for difference in found]
+            report = {"policy": policy, "commit": commit, "model": model, "compatible": not found}
+            print_json({**report, "differences": differences, "not_recorded": unrecorded})
+        else:
+            lines = [f"differs: {difference}" for difference in found] or [f"{policy} fits {model}"]
+            lines += [f"not recorded by the policy: {name}" for name in unrecorded]
+            typer.echo("\n".join(lines))
+    if found:
+        raise typer.Exit(1)
+
+
+def search(
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="Part of the name.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Repository of the denoiser.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most policies to list.")] = 50,
+    as_json: JsonFlag = False,
+) -> None:
+    """List policies on the Hub, found by the tag that every card of this package carries."""
+    with _plain_errors():
+        from hf_unmask.policy.hub import TAG, hub_api
+
+        tags = [TAG, *([f"base_model:{base_model}"] if base_model else [])]
+        found = hub_api().list_models(filter=tags, search=query, limit=limit)
+        rows = [
+            {"id": one.id, "base_model": _bases(one.tags or []), "private": one.private, "downloads": one.downloads}
+            for one in found
+        ]
+        if as_json:
+            print_json({"policies": rows})
+        elif not rows:
+            typer.echo("no policy found", err=True)
+        for row in () if as_json else rows:
+            typer.echo(f"{row['id']}  for {_shown(row['base_model'] or None)}  {row['downloads'] or 0} downloads")
+
+
+def _bases(tags: list[str]) -> list[str]:
+    """The Hub tags a model with ``base_model:ID`` and, as the card says how, with ``base_model:adapter:ID``."""
+    named = (tag.removeprefix("base_model:") for tag in tags if tag.startswith("base_model:"))
+    return sorted({name.rpartition(":")[2] for name in named})
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Also for a connection that breaks: the client's errors of that kind are no OSError."""
+    with plain_errors():
+        quiet_libraries()
+        try:
+            yield
+        except Exception as error:
+            import httpx2  # the Hub client's own HTTP library
+
+            if isinstance(error, httpx2.TransportError):
+                raise ConnectionError(f"no connection to the Hub: {type(error).__name__} {error}") from error
+            raise
+
+
+def _limit(max_bytes: int | None) -> dict[str, Any]:
+    return {} if max_bytes is None else {"max_bytes": max_bytes}
+
+
+def _load(policy: str, revision: str | None, max_bytes: int | None) -> tuple[UnmaskingPolicy, Path, str | None]:
+    """The policy, its folder and, if it comes from the Hub, its commit."""
+    from hf_unmask.policy.hub import commit_of
+    from hf_unmask.policy.loading import find_policy, load_policy
+
+    folder = find_policy(policy, revision=revision, **_limit(max_bytes))
+    return load_policy(folder, **_limit(max_bytes)), folder, commit_of(folder)
+
+
+def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denoiser:
+    """The adapter of a model without its weights: a comparison needs no gigabytes."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from hf_unmask.denoisers import Denoiser
+    from hf_unmask.tiny import load_tiny
+
+    if name == "tiny":
+        return Denoiser.from_model(load_tiny()[0])
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name, **source)
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    # without it, code would come from the main branch whatever revision was named
+    code = {"code_revision": revision} if revision and getattr(config, "auto_map", None) else {}
+    with torch.device("meta"):
+        model = auto_class(config, name).from_config(config, trust_remote_code=trust_remote_code, **code)
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(name, revision=revision or "main")
+    except OSError:  # most masked language models have none
+        pass
+    return Denoiser.from_model(model, tokenizer=tokenizer)

@@ -1,0 +1,530 @@
+"""Pushing, pulling and searching over HTTP, with clients in processes and caches of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_client import digest, policy_of, run
+from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
+
+from hf_unmask.policy import save_policy
+from hf_unmask.policy.hub import MAX_BYTES, card_text
+
+FILES = {"README.md", "config.json", "model.safetensors"}
+RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": 32, "lineage": ["org/first"]}
+FIRST = {"seed": 0, **RECORD}
+SECOND = {"seed": 1, **RECORD, "block_length": 16}  # another config too, so that it is fetched anew
+#: What a user may meet if a fault is not survived; each says what went wrong. HTTPError: of the client's HTTP library.
+CLEAR = {"OSError", "HTTPError", "RuntimeError", "PolicyLoadError"}
+_TIMEOUT, _DELAY = "4", 6.0  # seconds a client waits for a download, seconds of a slow answer
+
+
+def files_of(policy: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
+    """A repository's files, as a push would make them."""
+    made = policy_of(**policy)
+    save_policy(made, folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {**files, "README.md": card_text(made).encode()}
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[LoopbackHub]:
+    with loopback_hub(delay=_DELAY) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that the clients write lies below it."""
+    return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture(scope="module")
+def first(place: Path) -> dict[str, bytes]:
+    return files_of(FIRST, place / "first")
+
+
+@pytest.fixture(scope="module")
+def second(place: Path) -> dict[str, bytes]:
+    return files_of(SECOND, place / "second")
+
+
+def client(hub: LoopbackHub, place: Path, jobs: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+    """The results of jobs that a fresh process runs one after the other, by their names; a list runs at once."""
+    place.mkdir()
+    (place / "temporary").mkdir()
+    environment = hub.environment(place / "home", token) | {"TMPDIR": str(place / "temporary")}
+    phases = [job if isinstance(job, list) else [job] for job in jobs.values()]
+    results = run(environment, *phases)
+    return {
+        name: done if isinstance(job, list) else done[0]
+        for (name, job), done in zip(jobs.items(), results, strict=True)
+    }
+
+
+def command(*arguments: object) -> dict[str, Any]:
+    return {"do": "command", "arguments": [str(argument) for argument in arguments]}
+
+
+# One client that pushes, and one without a token that pulls
+
+
+@pytest.fixture(scope="module")
+def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict[str, bytes]) -> dict[str, Any]:
+    """What happened to the pushes of ann, who is logged in."""
+    token = hub.add_user("ann")
+    hub.add_user("bob")
+    kim = hub.add_user("kim")
+    hub.add_repository("bob/policy", first)
+    hub.add_repository("ann/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"})
+    hub.add_repository("kim/policy", first)
+    hub.arm("kim", "lfs upload", "hang")
+    pid_file = place / "pid"
+    threading.Thread(target=kill_when_fired, args=(hub, Fired("kim", "lfs upload", "hang"), pid_file)).start()
+    folder, copy = place / "first", place / "copy"
+    jobs = {
+        "push": {"do": "push", "repo": "ann/policy", "policy": FIRST},
+        "push unchanged": {"do": "push", "repo": "ann/policy", "policy": FIRST},
+        "push branch": {"do": "push", "repo": "ann/policy", "policy": SECOND, "branch": "dev"},
+        "push request": {"do": "push", "repo": "ann/policy", "policy": SECOND, "create_pr": True},
+        "push request to others": {"do": "push", "repo": "bob/policy", "policy": SECOND, "create_pr": True},
+        "push to others": {"do": "push", "repo": "bob/policy", "policy": SECOND},
+        "push private": {"do": "push", "repo": "ann/secret", "policy": FIRST, "private": True},
+        "push private to public": {"do": "push", "repo": "ann/policy", "policy": SECOND, "private": True},
+        "push over another model": {"do": "push", "repo": "ann/bert", "policy": FIRST},
+        "push a wrong name": {"do": "push", "repo": "ann/a/b", "policy": FIRST},
+        "push killed": {
+            **{"do": "push", "repo": "kim/policy", "policy": SECOND, "token": kim},
+            "process": {"pid_file": str(pid_file)},
+        },
+        "push model": {"do": "push", "repo": "ann/tiny", "policy": {"hidden_size": 32, "base_model": "tiny"}},
+        "generate": {"do": "generate", "policy": {"hidden_size": 32, "base_model": "tiny"}},
+        "cli push": command("push", folder, "ann/from-cli", "--private", "--message", "From a terminal", "--json"),
+        "cli push text": command("push", folder, "ann/from-cli", "--branch", "other"),
+        "cli push request": command("push", place / "second", "bob/policy", "--pull-request", "--json"),
+        "cli push nothing": command("push", place / "nothing", "ann/from-cli"),
+        "cli pull": command("pull", "ann/from-cli", copy, "--json"),
+        "cli pull branch": command("pull", "ann/from-cli", copy, "--revision", "other"),
+        "cli pull too large": command("pull", "ann/from-cli", place / "no", "--max-bytes", 100),
+        "cli info": command("info", "ann/policy", "--json"),
+        "cli info folder": command("info", copy),
+        "cli verify": command("verify", copy, "--model", "tiny", "--json"),
+        "cli verify fits": command("verify", "ann/tiny", "--model", "tiny", "--block-length", 8),
+        "cli search": command("search", "--base-model", "org/denoiser", "--json"),
+        "cli search name": command("search", "TINY"),
+        "cli search nothing": command("search", "no such policy"),
+    }
+    return client(hub, place / "pushing", jobs, token)
+
+
+def kill_when_fired(hub: LoopbackHub, fault: Fired, pid_file: Path) -> None:
+    while fault not in hub.fired and not hub.closing.is_set():
+        time.sleep(0.02)
+    if fault in hub.fired:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dict[str, Any]) -> dict[str, Any]:
+    """What happened to the pulls of somebody without a token."""
+    hub.add_repository("eve/gated", first, gated=True)
+    hub.add_repository("zoe/large", {"config.json": first["config.json"], "model.safetensors": bytes(MAX_BYTES)})
+    hub.add_repository("zoe/policy", first)
+    hub.add_repository("eve/pickle", {"config.json": first["config.json"], "pytorch_model.bin": b"pickle"})
+    eve, ann = hub.add_user("eve"), next(token for token, user in hub.users.items() if user == "ann")
+    cache, small, once = str(place / "cache"), str(place / "small"), str(place / "once")
+    (place / "locked").mkdir(mode=0o500)
+    hub.add_repository("eve/policy", files_of({"seed": 0, "hidden_size": 128}, place / "wide"))
+    limits = {"files": {"file_bytes": 100_000}, "disk": {"disk": small}, "locked": {"permissions": True}}
+    caches = {"files": str(place / "few"), "disk": small, "locked": str(place / "locked" / "cache")}
+    wide = {"do": "pull", "repo": "eve/policy", "cache_dir": once}
+    jobs: dict[str, Any] = {
+        "pull": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
+        "generate": {"do": "generate", "repo": "ann/tiny"},
+        "offline": {"do": "pull", "repo": "ann/policy", "cache_dir": cache, "local_files_only": True},
+        "not cached": {"do": "pull", "repo": "bob/policy", "cache_dir": cache, "local_files_only": True},
+        "branch": {"do": "pull", "repo": "ann/policy", "revision": "dev"},
+        "commit": {"do": "pull", "repo": "ann/policy", "revision": hub.head("ann/policy", "dev")},
+        "no revision": {"do": "pull", "repo": "ann/policy", "revision": "gone"},
+        "no repository": {"do": "pull", "repo": "ann/gone"},
+        "no safetensors": {"do": "pull", "repo": "eve/pickle"},
+        "wrong name": {"do": "pull", "repo": "ann/a..b"},
+        "private": {"do": "pull", "repo": "ann/secret"},
+        "private, wrong user": {"do": "pull", "repo": "ann/secret", "token": eve},
+        "private, no such token": {"do": "pull", "repo": "ann/secret", "token": "hf_wrong"},
+        "private, token": {"do": "pull", "repo": "ann/secret", "token": ann},
+        "gated": {"do": "pull", "repo": "eve/gated"},
+        "gated, wrong user": {"do": "pull", "repo": "eve/gated", "token": ann},
+        "gated, token": {"do": "pull", "repo": "eve/gated", "token": eve},
+        "large": {"do": "pull", "repo": "zoe/large"},
+        "small limit": {"do": "pull", "repo": "zoe/policy", "max_bytes": 1000},
+        "spec": {"do": "pull", "repo": "ann/policy", "max_bytes": MAX_BYTES + 1},
+        "spoil": {"do": "spoil", "cache_dir": cache},
+        "spoiled, offline": {"do": "pull", "repo": "ann/policy", "cache_dir": cache, "local_files_only": True},
+        "spoiled": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
+        "search": command("search", "--json"),
+        **{
+            name: {"do": "pull_twice", "repo": "eve/policy", "cache_dir": caches[name], "process": limits[name]}
+            for name in limits
+        },
+        "together": [{**wide, "process": {}}] * 4,
+        "lock": {"do": "lock", "folder": once},
+        "cached, locked": {**wide, "process": {"permissions": True}},
+    }
+    return client(hub, place / "pulling", jobs)
+
+
+def value(result: dict[str, Any]) -> Any:
+    assert "value" in result, result
+    return result["value"]
+
+
+def test_a_push_is_one_commit_with_the_three_files(hub, pushing, first):
+    done = value(pushing["push"])
+    assert hub.files("ann/policy") == first  # byte for byte what saving and the card give
+    assert done["commit"] == hub.head("ann/policy") and done["url"] == f"{hub.url}/ann/policy/commit/{done['commit']}"
+    commits = hub.repositories["ann/policy"].commits
+    assert [commit.message for commit in commits.values()][:2] == ["initial commit", "Upload an unmasking policy"]
+    assert value(pushing["push unchanged"])["commit"] == done["commit"]
+    assert len(commits) == 4  # the branch and the pull request are the others
+
+
+def test_branches_and_pull_requests_leave_main_alone(hub, pushing, first, second):
+    assert hub.files("ann/policy", "dev") == hub.files("ann/policy", "refs/pr/1") == second
+    assert value(pushing["push request"])["pull_request"] == f"{hub.url}/ann/policy/discussions/1"
+    assert hub.files("bob/policy") == first and hub.files("bob/policy", "refs/pr/1") == second
+    assert pushing["push to others"]["error"] == "HfHubHTTPError"
+
+
+def test_what_a_push_could_harm_is_refused(hub, pushing):
+    assert hub.repositories["ann/secret"].private and not hub.repositories["ann/policy"].private
+    for name, says in {"push private to public": "is public", "push over another model": "'bert' model"}.items():
+        assert pushing[name]["error"] == "ValueError" and says in pushing[name]["message"]
+    assert hub.files("ann/bert")["model.safetensors"] == b"weights"
+    assert pushing["push a wrong name"]["error"] == "HFValidationError"
+
+
+def test_a_killed_push_leaves_the_old_commit(hub, pushing, first):
+    assert pushing["push killed"] == {"killed": "SIGKILL"}
+    assert Fired("kim", "lfs upload", "hang") in hub.fired
+    assert hub.files("kim/policy") == first and len(hub.repositories["kim/policy"].commits) == 2
+
+
+def test_a_pull_in_a_fresh_process_gives_the_same_policy(hub, pushing, pulling):
+    pulled = value(pulling["pull"])
+    assert pulled["digest"] == digest(policy_of(**FIRST))
+    assert pulled["spec"] == f"learned:ann/policy;revision={hub.head('ann/policy')}"
+    assert value(pulling["generate"]) == value(pushing["generate"])
+
+
+def test_revisions(hub, pulling):
+    second, head = digest(policy_of(**SECOND)), hub.head("ann/policy", "dev")
+    for name in ("branch", "commit"):
+        assert value(pulling[name]) == {"digest": second, "spec": f"learned:ann/policy;revision={head}"}
+    assert value(pulling["spec"])["spec"].endswith(f";revision={hub.head('ann/policy')};max_bytes={MAX_BYTES + 1}")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    {
+        "no revision": "RevisionNotFoundError",
+        "no repository": "RepositoryNotFoundError",
+        "no safetensors": "RemoteEntryNotFoundError",
+        "wrong name": "HFValidationError",
+        "not cached": "LocalEntryNotFoundError",
+        "private": "RepositoryNotFoundError",
+        "private, wrong user": "RepositoryNotFoundError",
+        "private, no such token": "HfHubHTTPError",
+        "gated": "GatedRepoError",
+        "gated, wrong user": "GatedRepoError",
+    }.items(),
+)
+def test_errors_of_the_hub_reach_the_user(pulling, name, error):
+    assert pulling[name]["error"] == error and pulling[name]["message"]
+
+
+def test_a_token_opens_private_and_gated_repositories(pulling):
+    for name in ("private, token", "gated, token"):
+        assert value(pulling[name])["digest"] == digest(policy_of(**FIRST))
+
+
+def test_too_large_a_policy_is_not_downloaded(hub, pulling):
+    for name, says in {
+        "large": f"at most {MAX_BYTES:,}; allow more with max_bytes=16777",
+        "small limit": "1,000",
+    }.items():
+        assert pulling[name]["error"] == "PolicyLoadError"
+        assert "model.safetensors" in pulling[name]["message"] and says in pulling[name]["message"]
+    assert {stage for stage, owner in hub.requests if owner == "zoe"} == {"head config.json", "head model.safetensors"}
+
+
+def test_the_cache_serves_offline_and_is_not_trusted_blindly(pulling):
+    expected = digest(policy_of(**FIRST))
+    assert value(pulling["offline"])["digest"] == expected
+    assert value(pulling["spoil"]) == 1
+    assert pulling["spoiled, offline"]["error"] == "LocalEntryNotFoundError"  # dropped, and no way to fetch it again
+    assert value(pulling["spoiled"])["digest"] == expected
+
+
+@pytest.mark.parametrize("name", ["files", "disk", "locked"])
+def test_a_cache_that_cannot_be_written_is_a_clear_error(pulling, name):
+    """A limit on file sizes, a full disk, a folder without permission to write."""
+    done = pulling[name]
+    if "impossible" in done:
+        pytest.skip(f"this machine does not allow the limit {done['impossible']}")
+    for attempt in (value(done)["first"], value(done)["again"]):
+        assert "OSError" in attempt["bases"] and attempt["message"]
+    assert value(done)["offline"]["error"] == "LocalEntryNotFoundError"
+
+
+def test_a_full_cache_may_be_read_only(pulling):
+    assert value(pulling["cached, locked"])["digest"] == digest(policy_of(seed=0, hidden_size=128))
+
+
+def test_processes_that_pull_at_once_do_not_disturb_each_other(pulling):
+    assert {value(done)["digest"] for done in pulling["together"]} == {digest(policy_of(seed=0, hidden_size=128))}
+
+
+def test_the_token_is_in_no_written_file(hub, place, pushing, pulling):
+    written = [path for path in place.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    for token in hub.users:
+        assert not [path for path in written if token.encode() in path.read_bytes()]
+        for repository in hub.repositories.values():
+            for commit in repository.commits.values():
+                assert not [path for path, file in commit.files.items() if token.encode() in file.content]
+    assert len(list((place / "pushing" / "temporary").iterdir())) == 1  # of the push that was killed
+
+
+# Commands
+
+
+def test_command_push(hub, pushing, first):
+    done = pushing["cli push"]
+    assert done["value"]["code"] == 0, done
+    commit = json.loads(done["value"]["out"])["commit"]
+    assert hub.repositories["ann/from-cli"].private and hub.files("ann/from-cli", commit) == first
+    assert hub.repositories["ann/from-cli"].commits[commit].message == "From a terminal"
+    assert pushing["cli push text"]["value"]["out"].startswith(f"{hub.url}/ann/from-cli/commit/")
+    assert json.loads(pushing["cli push request"]["value"]["out"])["pull_request"].endswith("/bob/policy/discussions/2")
+
+
+def test_command_pull(hub, pushing, place, first):
+    done = json.loads(pushing["cli pull"]["value"]["out"])
+    assert done == {"repo": "ann/from-cli", "commit": hub.head("ann/from-cli"), "folder": str(place / "copy")}
+    assert (place / "copy" / "model.safetensors").read_bytes() == first["model.safetensors"]
+    assert {path.name for path in (place / "copy").iterdir()} == {"config.json", "model.safetensors"}
+    assert f"at {hub.head('ann/from-cli', 'other')} is in" in pushing["cli pull branch"]["value"]["out"]
+
+
+def test_command_info(hub, pushing):
+    found = json.loads(pushing["cli info"]["value"]["out"])
+    assert found["commit"] == hub.head("ann/policy") and found["parameters"] == policy_of(**FIRST).num_parameters()
+    assert found["bytes"] == len(hub.files("ann/policy")["model.safetensors"])
+    assert found["observation"] == "canvas" and found["action"] == "bernoulli" and found["trained_for"] == RECORD
+    text = pushing["cli info folder"]["value"]["out"].splitlines()
+    assert {"commit: -", "base_model: org/denoiser", "lineage: org/first", "block_length: 32"} <= set(text)
+
+
+def test_command_verify(pushing):
+    done = pushing["cli verify"]["value"]
+    found = json.loads(done["out"])
+    assert done["code"] == 1 and not found["compatible"]
+    assert {row["name"]: row["trained"] for row in found["differences"]} == {
+        "base_model": "org/denoiser",
+        "mask_token_id": 7,
+    }
+    done = pushing["cli verify fits"]["value"]
+    assert done["code"] == 0 and done["out"].splitlines() == [
+        "ann/tiny fits tiny",
+        "not recorded by the policy: mask_token_id",
+        "not recorded by the policy: block_length",
+    ]
+
+
+def test_command_search(pushing, pulling):
+    found = json.loads(pushing["cli search"]["value"]["out"])["policies"]
+    assert [row["id"] for row in found] == ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli"]
+    assert {row["id"]: row["private"] for row in found}["ann/secret"] and found[0]["base_model"] == ["org/denoiser"]
+    assert pushing["cli search name"]["value"]["out"] == "ann/tiny  for -  0 downloads\n"
+    assert pushing["cli search nothing"]["value"] == {"code": 0, "out": "", "err": "no policy found\n"}
+    public = {row["id"] for row in json.loads(pulling["search"]["value"]["out"])["policies"]}
+    assert "ann/policy" in public and "ann/secret" not in public
+
+
+def test_commands_fail_in_one_line(pushing):
+    for name, says in {"cli push nothing": "nothing", "cli pull too large": "max_bytes="}.items():
+        done = pushing[name]["value"]
+        assert done["code"] == 2 and done["out"] == "" and len(done["err"].splitlines()) == 1
+        assert done["err"].startswith("error: ") and says in done["err"]
+
+
+# The Hub for tests itself
+
+
+def test_the_loopback_hub_rejects_what_it_does_not_know():
+    with LoopbackHub() as hub:
+        for path in ("/api/datasets/a/b", "/api/models/a/b/discussions", "/api/models?sort=likes"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{hub.url}{path}")
+            assert caught.value.code == 501 and "the loopback Hub" in caught.value.headers["X-Error-Message"]
+            caught.value.close()
+    with pytest.raises(AssertionError, match="/api/spaces"), loopback_hub() as hub:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{hub.url}/api/spaces")
+        caught.value.close()
+
+
+@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
+def test_the_network_alone_is_not_pushed(tmp_path, way):
+    """transformers would write a generic card over the policy's own."""
+    policy = policy_of()
+    with pytest.raises(NotImplementedError, match="LearnedUnmaskingSampler"):
+        policy.push_to_hub("ann/policy") if way == "push_to_hub" else policy.save_pretrained(tmp_path, push_to_hub=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_card(first):
+    card = front_matter(first["README.md"].decode())
+    assert card["library_name"] == "hf-unmask" and "hf-unmask" in card["tags"]
+    assert card["base_model"] == "org/denoiser" and card["base_model_relation"] == "adapter"
+    assert "base_model" not in front_matter(card_text(policy_of(base_model="tiny")))
+
+
+# Faults: in every stage of a push and of a pull
+
+
+PULL = [(stage, kind) for stage in ("head config.json", "head model.safetensors") for kind in ("500", "503", "reset")]
+PULL += [
+    (stage, kind)
+    for stage in ("get config.json", "get model.safetensors")
+    for kind in ("500", "503", "truncated", "wrong hash", "reset")
+]
+#: Requests that the first pull into an empty cache makes.
+FRESH_PULL = {"head config.json": 3, "head model.safetensors": 2, "get config.json": 1, "get model.safetensors": 1}
+STAGES = ("create", "info", "validate yaml", "preupload", "lfs batch", "lfs upload", "lfs verify", "commit")
+PUSH = [(stage, kind) for stage in STAGES for kind in ("500", "503", "truncated", "reset", "lost")]
+PUSH += [("lfs upload", "wrong hash")]
+
+
+def table(hub: LoopbackHub, place: Path, files: dict[str, bytes], cases: Any, count: int = 1) -> Any:
+    """Run every case at the same time, each with a user, a repository and a cache of its own.
+
+    A case is (what is done, stage, kind of fault). "update" is a pull while the cache holds an older policy.
+    """
+    jobs: dict[Any, dict[str, Any]] = {}
+    for number, (action, stage, kind) in enumerate(cases):
+        owner = f"{place.name}-{number}"
+        hub.add_repository(f"{owner}/policy", files)
+        earlier = FRESH_PULL[stage] if action == "update" else 0
+        hub.arm(owner, stage, kind, count, skip=earlier)
+        job = {"repo": f"{owner}/policy", "token": hub.add_user(owner)}
+        if action == "push":
+            job |= {"do": "push_twice", "policy": SECOND}
+        else:
+            job |= {"do": "pull_twice", "cache_dir": str(place / owner)}
+            job |= {"update": SECOND} if action == "update" else {}
+        jobs[action, stage, kind] = job
+    environment = hub.environment(place / "home")
+    environment |= {"HF_HUB_ETAG_TIMEOUT": _TIMEOUT, "HF_HUB_DOWNLOAD_TIMEOUT": _TIMEOUT}
+    (results,) = run(environment, list(jobs.values()))
+    done = {}
+    for (case, job), result in zip(jobs.items(), results, strict=True):
+        assert Fired(job["repo"].split("/")[0], *case[1:]) in hub.fired, f"{case} did not happen"
+        done[case] = job["repo"], value(result)
+    return done
+
+
+@pytest.fixture(scope="module")
+def faults(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory, first: dict[str, bytes]) -> Any:
+    cases = [*(("pull", *c) for c in PULL), *(("update", *c) for c in PULL), *(("push", *c) for c in PUSH)]
+    return table(hub, tmp_path_factory.mktemp("faults"), first, cases)
+
+
+def check_clear(result: dict[str, Any]) -> None:
+    assert CLEAR & set(result["bases"]) and result["message"], result
+
+
+def check_pull(done: dict[str, Any]) -> None:
+    """The right policy or a clear error, then no policy or the right one, then the right one."""
+    expected = digest(policy_of(**FIRST))
+    for name in ("first", "offline"):
+        if "error" in done[name]:
+            check_clear(done[name])
+        else:
+            assert value(done[name])["digest"] == expected
+    assert done["offline"].get("error", "LocalEntryNotFoundError") == "LocalEntryNotFoundError"
+    assert value(done["again"])["digest"] == expected
+
+
+def check_push(repository: Repository, done: dict[str, Any], kind: str, files: list[dict[str, bytes]]) -> None:
+    """The branch is at the old commit after an error, at the new one after success; no commit holds anything else."""
+    old, new = files
+    _, before, *later = repository.commits
+    for oid in (before, *later):
+        held = {path: file.content for path, file in repository.commits[oid].files.items() if path in FILES}
+        assert held == (old if oid == before else new)
+    if "error" in done["first"]:
+        check_clear(done["first"])
+        assert done["between"] == before or kind in ("lost", "truncated")  # committed, but the answer was lost
+    else:
+        assert done["between"] == value(done["first"])["commit"] != before
+    assert value(done["again"])["commit"] == repository.refs["main"] == later[-1]
+
+
+@pytest.mark.parametrize(("stage", "kind"), PULL)
+def test_a_fault_in_a_pull(faults, stage, kind):
+    check_pull(faults["pull", stage, kind][1])
+
+
+@pytest.mark.parametrize(("stage", "kind"), PULL)
+def test_a_fault_in_an_update_leaves_the_older_policy_usable(faults, stage, kind):
+    done, old, new = faults["update", stage, kind][1], digest(policy_of(**FIRST)), digest(policy_of(**SECOND))
+    if "error" in done["first"]:
+        check_clear(done["first"])
+    else:
+        assert value(done["first"])["digest"] in (old, new)
+    assert value(done["offline"])["digest"] in (old, new)
+    assert value(done["again"])["digest"] == new
+
+
+@pytest.mark.parametrize(("stage", "kind"), PUSH)
+def test_a_fault_in_a_push(hub, faults, first, second, stage, kind):
+    repo, done = faults["push", stage, kind]
+    check_push(hub.repositories[repo], done, kind, [first, second])
+
+
+@pytest.mark.slow
+def test_slow_answers(hub, first, second, tmp_path):
+    cases = [*(("pull", stage, "slow") for stage in FRESH_PULL), *(("push", stage, "slow") for stage in STAGES)]
+    for (action, *_), (repo, done) in table(hub, tmp_path, first, cases).items():
+        assert "value" in done["first"], done
+        if action == "pull":
+            check_pull(done)
+        else:
+            check_push(hub.repositories[repo], done, "slow", [first, second])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "reset"])
+def test_a_fault_that_stays(hub, first, tmp_path, kind):
+    """Retries end, in a clear error; nothing is committed and nothing is loaded."""
+    cases = [("pull", stage, kind) for stage in FRESH_PULL]
+    cases += [("push", stage, kind) for stage in STAGES if stage != "info"]  # which the job itself asks in between
+    for (action, *_), (repo, done) in table(hub, tmp_path, first, cases, count=100).items():
+        for name in ("first", "again"):
+            check_clear(done[name])
+        if action == "pull":
+            assert done["offline"]["error"] == "LocalEntryNotFoundError"
+        else:
+            assert hub.files(repo) == first and len(hub.repositories[repo].commits) == 2

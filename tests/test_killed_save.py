@@ -1,0 +1,129 @@
+"""A process killed at any moment of `save_pretrained` leaves the old policy or the new one, never a mixture."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hostile_repos import CONFIG, WEIGHTS, write_policy
+
+from hf_unmask.policy import load_policy, save_policy
+
+OLD, NEW = {"rope_theta": 100.0}, {"rope_theta": 10.0, "action": "plackett_luce"}  # of one shape: a mixture would load
+
+
+def save_until_killed(new: Path, target: Path, moment: int) -> None:
+    """Save in a child process that is killed at its ``moment``-th use of the file system near the target."""
+    policy, seen = load_policy(new), 0
+    near = str(target.parent)
+
+    def watch(event: str, args: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event.startswith(("open", "os.", "shutil.", "tempfile.")) and any(str(a).startswith(near) for a in args):
+            seen += 1
+            if seen == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    save_policy(policy, target)
+
+
+def main(root: Path) -> None:
+    """One child after the other, killed later and later, until one gets through: they save to over/1, over/2 ..."""
+    torch.set_num_threads(1)  # no threads, so that forking is safe
+    for kind in ("over", "first"):
+        moment = code = 1
+        while code:
+            target = root / kind / str(moment) / "policy"
+            target.parent.mkdir(parents=True)
+            if kind == "over":
+                shutil.copytree(root / "old", target)
+            child = os.fork()
+            if not child:
+                save_until_killed(root / "new", target, moment)
+                os._exit(0)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if code not in (0, -signal.SIGKILL):
+                sys.exit(f"{target}: {code}")
+            moment += 1
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("killed")
+    write_policy(root / "old", **OLD)
+    (root / "old" / "README.md").write_text("card")
+    write_policy(root / "new", seed=1, **NEW)
+    subprocess.run([sys.executable, __file__, str(root)], check=True, timeout=600)
+    return root
+
+
+def targets(root: Path, kind: str) -> list[Path]:
+    return [folder / "policy" for folder in sorted((root / kind).iterdir(), key=lambda p: int(p.name))]
+
+
+original = functools.cache(load_policy)
+
+
+def which(folder: Path, root: Path) -> str:
+    """Compares config and every tensor with both originals."""
+    found = load_policy(folder)
+    for name in ("old", "new"):
+        wanted = original(root / name)
+        same = all(torch.equal(t, found.state_dict()[n]) for n, t in wanted.state_dict().items())
+        if same and found.config == wanted.config:
+            return name
+    raise AssertionError("a mixture")
+
+
+def same_file(root: Path, name: str, one: Path, other: str) -> bool:
+    return (one / name).read_bytes() == (root / other / name).read_bytes()
+
+
+def half_done(root: Path) -> list[Path]:
+    """Folders of children that died between the two renames."""
+    return [
+        folder
+        for folder in targets(root, "over")
+        if same_file(root, WEIGHTS, folder, "new") and same_file(root, CONFIG, folder, "old")
+    ]
+
+
+def test_an_older_policy_stays_usable(root):
+    found = [which(folder, root) for folder in targets(root, "over")]
+    assert found[0] == "old" and found[-1] == "new" and len(found) > 15
+    assert found == sorted(found, reverse=True), "once new, always new"
+    assert half_done(root)
+    assert all((folder / "README.md").read_text() == "card" for folder in targets(root, "over"))
+
+
+def test_a_first_save_is_there_or_not(root):
+    there = [folder.exists() for folder in targets(root, "first")]
+    assert there == sorted(there) and there[-1] and not there[0]
+    assert {which(folder, root) for folder in targets(root, "first") if folder.exists()} == {"new"}
+
+
+@pytest.mark.parametrize("weights", ["old", "new"])
+def test_an_unfinished_config_counts_with_its_weights_only(root, tmp_path, weights):
+    half = shutil.copytree(half_done(root)[0], tmp_path / "policy")
+    shutil.copy(root / weights / WEIGHTS, half / WEIGHTS)
+    assert which(half, root) == weights
+
+
+def test_the_next_save_leaves_nothing_of_a_killed_one(root, tmp_path):
+    half = shutil.copytree(half_done(root)[0], tmp_path / "policy")
+    assert len(os.listdir(half)) == 4
+    save_policy(load_policy(root / "old"), half)
+    assert sorted(os.listdir(half)) == ["README.md", CONFIG, WEIGHTS]
+    assert which(half, root) == "old"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
