@@ -39,10 +39,10 @@ CONFIDENCE = (
     "threshold:threshold=0.3",
     "entropy_bound",
     "factor",
-    "factor:factor=0.5",
+    "factor:factor=0.25",
     "klass",
     "credit",
-    "credit:threshold=0.95",
+    "credit:threshold=0.99",
 )
 OTHERS = ("dilated", "eos_suppress(threshold:threshold=0.95)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from hf_unmask import __version__
+from hf_unmask import __version__, hub_cli
 from hf_unmask.evaluation import cli as evaluate_cli
 from hf_unmask.evaluation import report_cli
 from hf_unmask.terminal import JsonFlag, load_model, make_console, plain_errors, print_json, quiet_libraries
@@ -289,9 +290,22 @@ def samplers(as_json: JsonFlag = False) -> None:
 
 app.command()(report_cli.report)
 app.command()(report_cli.watch)
+app.command()(report_cli.transfer)
 
 
 evaluate_cli.register(app)
+hub_cli.register(app)
+
+
+# -------------------------------------------------------------------------------------------------------------- train
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train an unmasking policy; --help lists the options."""
+    with plain_errors("train"):
+        # by name, because the trainer stands above the command line: it reads the options itself, with TRL's parser
+        importlib.import_module("hf_unmask.trainers.cli").main(context.args)
 
 
 if __name__ == "__main__":

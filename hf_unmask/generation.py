@@ -29,7 +29,7 @@ from hf_unmask.output import StepEvent, UnmaskOutput
 from hf_unmask.randomness import ACTION, ROW, TOKEN, uniform
 from hf_unmask.reading import Reading, TokenDraw, read
 from hf_unmask.recording import Recording
-from hf_unmask.step import Noise, SamplerProtocol, Selection, Step
+from hf_unmask.step import ChecksUse, Noise, SamplerProtocol, Selection, Step
 from hf_unmask.stopping import Stopping
 
 _NOT_FINITE_MESSAGE = (
@@ -93,6 +93,8 @@ def generate(
         denoiser = _denoiser(model, config, tokenizer)
         run = _prepare(denoiser, sampler, config)
         rows, layout, sequences = lay_out(denoiser, input_ids, attention_mask, config)
+        if isinstance(sampler, ChecksUse):
+            sampler.check(denoiser, config.block_length, rows.masked.shape[1])
         if config.block_length is None:
             run = replace(run, block_length=max(rows.masked.shape[1], 1))
         stopping = Stopping.from_config(denoiser, config, tokenizer)

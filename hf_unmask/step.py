@@ -155,3 +155,10 @@ class SamplerProtocol(Protocol):
     def init(self, rows: int, length: int, device: Any) -> State: ...
 
     def select(self, step: Step, state: State, noise: Noise) -> Selection: ...
+
+
+@runtime_checkable
+class ChecksUse(Protocol):
+    """A sampler that looks at what it is used on before the first step. It may warn, or refuse by raising."""
+
+    def check(self, denoiser: Any, block_length: int | None, canvas: int) -> None: ...

@@ -19,16 +19,18 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(extra: str = "evaluate") -> Iterator[None]:
     """What a user can get wrong ends in one line on stderr and exit code 2; Ctrl-C in code 130.
 
-    A missing package of the evaluation is named with the line that installs it.
+    A missing package is named with the line that installs it, as part of the ``extra`` that the command belongs to.
     """
     try:
         try:
             yield
         except ModuleNotFoundError as error:
-            raise ImportError(f"this needs {error.name}: pip install 'hf_unmask[evaluate]'") from error
+            raise ImportError(f"this needs {error.name}: pip install 'hf_unmask[{extra}]'") from error
+    except typer.Exit:  # a RuntimeError to Python
+        raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(_INTERRUPTED) from None
@@ -79,11 +81,11 @@ def load_model(
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(name, **source)
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    loaded = _auto_class(config, name).from_pretrained(name, dtype=dtype, **source).to(device).eval()
+    loaded = auto_class(config, name).from_pretrained(name, dtype=dtype, **source).to(device).eval()
     return attach(loaded, tokenizer=tokenizer), tokenizer
 
 
-def _auto_class(config: Any, name: str) -> Any:
+def auto_class(config: Any, name: str) -> Any:
     """The masked-LM class where there is one, else the class that the repository's own code registers."""
     import transformers
 

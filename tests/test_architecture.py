@@ -18,21 +18,22 @@ import hf_unmask
 
 PACKAGE = Path(hf_unmask.__file__).parent
 ROOT = PACKAGE.parent
-FILES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
+#: Path in the package (the folder trainers/ is installed as `hf_unmask.trainers`) -> file.
+SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES |= {path.relative_to(ROOT): path for path in sorted((ROOT / "trainers").glob("*.py"))}
+FILES = {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in SOURCES.items()}
 #: A module imports from earlier rows only. A name stands for itself; "name.*" for the modules below it.
 LAYERS = [
     ["step", "randomness", "output", "configuration", "policy.config"],
     ["reading", "denoisers", "policy.distribution"],
-    ["canvas", "custom_generate", "policy.model"],
+    ["canvas", "custom_generate", "policy.compatibility", "policy.model"],
+    ["policy.hub"],
     ["policy.loading"],
     ["policy.pretrained"],
     ["stopping", "recording", "policy.decision"],
     ["policy"],
     ["generation"],
-    ["attaching", "samplers.base"],
+    ["attaching", "calibration", "samplers.base"],
     ["samplers.ranked", "samplers.threshold"],
     ["samplers.*"],
     ["samplers"],
@@ -40,8 +41,10 @@ LAYERS = [
     ["terminal"],
     ["demo", "metrics", "metrics.*"],
     ["evaluation", "evaluation.*"],
+    ["trainers", "trainers.*"],
+    ["hub_cli"],
     ["cli"],
-    ["trainers", "trainers.*", "compat", "integrations.*"],
+    ["compat", "integrations.*"],
 ]
 #: The package's __init__ names everything lazily; only what it holds itself may be imported from it.
 LIGHT = {"__version__"}
@@ -70,8 +73,11 @@ def imports(node: ast.AST) -> list[tuple[str, tuple[str, ...]]]:
         if isinstance(child, ast.Import):
             found += [(alias.name, ()) for alias in child.names]
         elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute"
-            found.append((child.module, tuple(alias.name for alias in child.names)))
+            module = child.module
+            if child.level:  # allowed in trainers/ alone, see below
+                assert child.level == 1 and module, "only modules of the same folder are imported relatively"
+                module = f"hf_unmask.trainers.{module}"
+            found.append((module, tuple(alias.name for alias in child.names)))
     return found
 
 
@@ -89,14 +95,24 @@ def own_modules(node: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("module", [m for m in FILES if m != "__init__"])
 def test_imports_point_one_way(module):
-    below = {name for name in own_modules(tree(module)) if not (in_evaluation(module) and in_evaluation(name))}
+    below = {name for name in own_modules(tree(module)) if not in_one_leaf(module, name)}
     upward = {name for name in below if row(name) >= row(module)}
     assert not upward, f"hf_unmask.{module} imports {sorted(upward)} from its own row or a later one"
 
 
-def in_evaluation(module: str) -> bool:
-    """One leaf of the package; nothing but the command line builds on it, so inside it only cycles matter."""
-    return module.split(".")[0] == "evaluation"
+def in_one_leaf(*modules: str) -> bool:
+    """Whether all are of one leaf, on which nothing but the command line builds: inside it only cycles matter."""
+    (first, *others) = {module.split(".")[0] for module in modules}
+    return not others and first in ("evaluation", "trainers")
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_the_folder_of_the_trainer_imports_itself_relatively(module):
+    """`trainers` is a name of the checkout only, and `hf_unmask.trainers` one of the installed package."""
+    nodes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom)]
+    relative = {node.level > 0 for node in nodes if node.level or (node.module or "").startswith("hf_unmask.trainers")}
+    assert relative <= {module.split(".")[0] == "trainers"}
+    assert not {name for name, _ in imports(tree(module)) if name.split(".")[0] == "trainers"}
 
 
 def test_no_import_cycles():
@@ -107,9 +123,12 @@ def test_no_import_cycles():
 @pytest.mark.parametrize("module", [m for m in FILES if m != "__init__"])
 def test_nothing_needs_the_training_stack(module):
     heavy = {"trl", "datasets", "evaluate", "reasoning_gym"}
-    if module.split(".")[0] not in ("metrics", "evaluation"):  # the `evaluate` extra; loaded by their commands only
+    leaf = module.split(".")[0]
+    if leaf not in ("metrics", "evaluation", "trainers"):  # extras; loaded by their commands only
         assert not {name.split(".")[0] for name, _ in imports(tree(module))} & heavy
-    assert not {name for name in own_modules(tree(module)) if name.split(".")[0] == "trainers"}
+    if leaf != "trainers":
+        nodes = [node for node in tree(module).body if leaf != "cli" or not isinstance(node, ast.FunctionDef)]
+        assert not {name for node in nodes for name in own_modules(node) if name.split(".")[0] == "trainers"}
 
 
 def calls(module: str) -> set[str]:
@@ -154,6 +173,15 @@ def test_importing_the_package_costs_nothing():
     assert not loaded_by("import hf_unmask") & heavy
 
 
+def test_the_trainers_names_are_lazy():
+    heavy = {"torch", "transformers", "trl", "datasets", "evaluate", "reasoning_gym"}
+    assert not loaded_by("import hf_unmask.trainers") & heavy
+    assert not loaded_by("import hf_unmask.cli") & (heavy | {"hf_unmask.trainers"})
+    importlib.import_module("hf_unmask.trainers").UnmaskingGRPOTrainer  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = importlib.import_module("hf_unmask.trainers").nothing
+
+
 def test_hand_written_samplers_load_no_policy():
     loaded = loaded_by("from hf_unmask.samplers import ThresholdSampler")
     assert "hf_unmask.samplers.threshold" in loaded
@@ -190,9 +218,13 @@ NOTHING_TO_SHOW = (
     "name the policy first",
     "a frequency table needs at least one token id",
     "pass `max_new_tokens`",
+    "say where to: --output FOLDER",
     "this policy is not speed-conditioned",
     "`--chat` was given, but the tokenizer has no chat template",
     "there are no answers to vote on",
+    "say where to: --output FOLDER",
+    "evaluation needs prompts: pass eval_dataset=...",
+    "pass the denoiser's tokenizer: processing_class=..., got None",
 )
 
 
@@ -241,8 +273,7 @@ def copy_clean(source: Path, target: Path) -> None:
 
 
 def test_the_wheel_holds_everything_once(wheel):
-    expected = {f"hf_unmask/{path.relative_to(PACKAGE)}" for path in FILES.values()}
-    expected |= {f"hf_unmask/trainers/{path.name}" for path in (ROOT / "trainers").glob("*.py")}
+    expected = {f"hf_unmask/{name}" for name in SOURCES}
     expected |= {
         f"hf_unmask/{p.relative_to(PACKAGE)}" for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc"
     }

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_unmask.trainers import problems
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import hf_unmask
 from hf_unmask.demo import Setting, measure
 from hf_unmask.samplers import ConfidenceSampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, last_number, load_tiny
+from hf_unmask.trainers import problems
 
 FOLDER = Path(hf_unmask.__file__).parent / "tiny"
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_tiny_denoiser.py"

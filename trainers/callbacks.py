@@ -8,6 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unmask.policy.config import UnmaskingPolicyConfig
@@ -15,7 +16,7 @@ from hf_unmask.policy.config import UnmaskingPolicyConfig
 _logger = logging.getLogger(__name__)
 
 
-class StopAtRolloutBoundary(TrainerCallback):  # type: ignore[misc]
+class StopAtRolloutBoundary(TrainerCallback):
     """The first Ctrl-C saves a checkpoint where the next batch of rollouts would begin, and ends training there.
 
     Earlier would not do: TRL's buffer of rollouts is not part of a checkpoint. A second Ctrl-C interrupts at once.
@@ -34,26 +35,30 @@ class StopAtRolloutBoundary(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args
+        # Every process asks: a signal need not reach them all before the same step.
+        if state.global_step % self.steps_per_rollout == 0:
+            self.asked = any(gather_object([self.asked]))
         if self.asked and state.global_step % self.steps_per_rollout == 0:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
-        self._restore()
+        self.release()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.asked = True
-        self._restore()
-        _logger.warning("interrupted: saving at the end of this batch of rollouts (again Ctrl-C: stop at once)")
-
-    def _restore(self) -> None:
+    def release(self) -> None:
+        """Give Ctrl-C back to who had it before."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
 
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.asked = True
+        self.release()
+        _logger.warning("interrupted: saving at the end of this batch of rollouts (again Ctrl-C: stop at once)")
 
-class OwnConfig(TrainerCallback):  # type: ignore[misc]
+
+class OwnConfig(TrainerCallback):
     """Undoes what transformers and TRL write into a model's config: token ids of the tokenizer, `use_cache`.
 
     Made before the trainer, it restores the config when asked and when training begins.
@@ -68,6 +73,11 @@ class OwnConfig(TrainerCallback):  # type: ignore[misc]
         purpose = self.config.trained_for
         self.config.__dict__.clear()
         self.config.__dict__.update(self._kept, trained_for=purpose)
+
+    def lend_ids_of(self, tokenizer: Any) -> None:
+        """The tokenizer's ids until training begins, so that transformers sees no conflict to warn about."""
+        for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+            setattr(self.config, name, getattr(tokenizer, name))
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control

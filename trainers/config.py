@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from trl import GRPOConfig
 
-#: Settings of TRL that have no meaning here, and the only value that is let through.
+#: Settings of TRL that have no meaning here: the only value that is let through, and why.
 _MEANINGLESS: dict[str, tuple[Any, str]] = {
     "use_vllm": (False, "rollouts run in the denoising loop of this package"),
     "use_liger_kernel": (False, "the policy has no vocabulary"),
@@ -23,8 +24,26 @@ _MEANINGLESS: dict[str, tuple[Any, str]] = {
     "mask_truncated_completions": (False, "an answer of a diffusion model is never cut off"),
     "model_init_kwargs": (None, "pass the policy as a path or a module, the denoiser as a module"),
     "gradient_checkpointing": (False, "the policy has one layer"),
+    "activation_checkpointing": (False, "the policy has one layer"),
     "bf16": (False, "the policy stays float32; the denoiser keeps its own dtype"),
     "fp16": (False, "the policy stays float32; the denoiser keeps its own dtype"),
+    "sync_ref_model": (False, "the reference is not part of a checkpoint, a resumed run would differ"),
+    "push_to_hub": (False, "a checkpoint has no card; upload the finished policy's folder"),
+}
+#: Settings that may be None, for which 0 stands where None cannot be written.
+_OPTIONAL = ("block_length", "max_prompt_length", "rollout_batch_size")
+#: Least values.
+_AT_LEAST = {
+    "num_generations": 2,
+    "max_completion_length": 1,
+    "num_expert_rollouts": 0,
+    "warm_start_prompts": 0,
+    "warm_start_epochs": 1,
+    "alpha": 0.0,
+    "token_temperature": 0.0,
+    "block_length": 1,
+    "max_prompt_length": 1,
+    "rollout_batch_size": 1,
 }
 
 
@@ -47,16 +66,20 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of AdamW."})
     max_grad_norm: float = field(default=0.2, metadata={"help": "Gradient norm is clipped to this."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Rollouts per device and update."})
+    num_generations: int = field(default=8, metadata={"help": "Rollouts of the policy per prompt."})
     num_iterations: int = field(default=2, metadata={"help": "Passes over each batch of rollouts."})
     loss_type: str = field(default="grpo", metadata={"help": "TRL's loss; `grpo` is the mean over steps, then rows."})
     scale_rewards: str = field(default="none", metadata={"help": "`none`, `group` or `batch` standard deviation."})
     epsilon: float = field(default=0.5, metadata={"help": "Clipping of the ratio per step; 0.2 with expert rollouts."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the prompts."})
     seed: int = field(default=123, metadata={"help": "Seed of initialisation, order of prompts and rollouts."})
-    max_completion_length: int | None = field(default=256, metadata={"help": "Positions to fill, L."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Not supported."})
+    max_completion_length: int = field(default=256, metadata={"help": "Positions to fill, L."})
+    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "Not supported."})
+    activation_checkpointing: bool | None = field(default=False, metadata={"help": "Not supported."})
     bf16: bool | None = field(default=False, metadata={"help": "Not supported: the policy stays float32."})
     disable_dropout: bool = field(default=False, metadata={"help": "The policy has no dropout."})
+
+    use_cpu: bool = field(default=False, metadata={"help": "Set where there is no accelerator."})
 
     # Rollouts.
     block_length: int | None = field(
@@ -65,7 +88,7 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
     max_prompt_length: int | None = field(default=200, metadata={"help": "Prompts keep their last so many tokens."})
     token_temperature: float = field(default=0.0, metadata={"help": "Of the token draw, not of the policy."})
     rollout_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows that the denoiser sees at once; None: all of the device's."}
+        default=None, metadata={"help": "Rows that the denoiser sees at once; None: a device's batch of rollouts."}
     )
 
     # Expert steering.
@@ -94,7 +117,8 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
         metadata={"help": "Price of a step, the exponent in `SpeedReward`. A speed-conditioned policy draws its own."},
     )
 
-    # Validation: the policy as it is used, with the fallback.
+    # Validation: the policy as it is used, with the fallback, one answer per prompt.
+    num_generations_eval: int | None = field(default=1, metadata={"help": "Not used: one answer per prompt."})
     eval_policy_temperature: float = field(default=1.0, metadata={"help": "Policy temperature in evaluation."})
     eval_speeds: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 1.0],
@@ -102,24 +126,52 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
-        self.block_length = self.block_length or None
-        for name in ("num_expert_rollouts", "warm_start_prompts"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}")
-        policy_rollouts = self.num_generations
-        self.num_generations = policy_rollouts + self.num_expert_rollouts  # TRL's checks are about whole groups
-        super().__post_init__()
+        for name in _OPTIONAL:
+            setattr(self, name, getattr(self, name) or None)
+        self._check_values()
+        self.bf16 = False  # None would turn it on
+        # Without this, several processes that find no accelerator would each train a policy of their own.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        policy_rollouts: int = self.num_generations
+        self.num_generations = self.group_size  # TRL's checks are about whole groups
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if not self.num_expert_rollouts:
+                raise
+            groups = f"num_generations={policy_rollouts} + num_expert_rollouts={self.num_expert_rollouts}"
+            raise ValueError(f"{error} A group is {groups} here.") from error
         self.num_generations = policy_rollouts
+        self._check_boundaries()
+
+    def _check_values(self) -> None:
         for name, (only, why) in _MEANINGLESS.items():
-            if getattr(self, name) != only:
-                raise ValueError(f"`{name}={getattr(self, name)!r}` has no meaning for an unmasking policy: {why}")
-        for name in ("block_length", "max_prompt_length", "rollout_batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1 or None, got {value}")
-        if self.save_strategy == "steps" and self.save_steps % self.steps_per_rollout:
+            if value != only and (value or only):
+                raise ValueError(
+                    f"`{name}={value!r}` has no meaning for an unmasking policy: {why}. Leave it at {only!r}"
+                )
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if not (name in _OPTIONAL if value is None else value >= least):
+                raise ValueError(f"`{name}` must be at least {least}, got {value!r}")
+        if not self.eval_policy_temperature > 0:
+            raise ValueError(f"`eval_policy_temperature` must be above 0, got {self.eval_policy_temperature!r}")
+        if not self.eval_speeds or not all(0 <= speed <= 1 for speed in self.eval_speeds):
+            raise ValueError(f"`eval_speeds` must be numbers from 0 to 1, at least one, got {self.eval_speeds!r}")
+
+    def _check_boundaries(self) -> None:
+        """A checkpoint inside a batch of rollouts could not be resumed exactly: TRL's buffer is not part of it."""
+        passes, window = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
+        if passes % window and window % passes:
             raise ValueError(
-                f"`save_steps={self.save_steps}` must be a multiple of {self.steps_per_rollout}, the updates per batch "
+                f"`gradient_accumulation_steps={window}` and steps_per_generation * num_iterations = {passes} must "
+                "divide one another, so that batches of rollouts begin with an update: change one of the three"
+            )
+        name = {"steps": "save_steps", "best": "eval_steps"}.get(str(self.save_strategy.value))
+        if name and self.steps_per_rollout > 1 and getattr(self, name) % self.steps_per_rollout:
+            raise ValueError(
+                f"`{name}={getattr(self, name)}` must be a multiple of {self.steps_per_rollout}, the updates per batch "
                 "of rollouts (steps_per_generation * num_iterations / gradient_accumulation_steps): a checkpoint in "
                 "between could not be resumed exactly"
             )
@@ -132,4 +184,4 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
     @property
     def steps_per_rollout(self) -> int:
         """Optimizer steps from one batch of rollouts to the next, at least 1."""
-        return max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
+        return max(1, int(self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps))

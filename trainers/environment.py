@@ -70,8 +70,9 @@ class Environment:
         seeds: Tensor,
         block_length: int | None,
     ) -> Rollouts:
-        """Answers of any sampler; seeds [B] long."""
+        """Answers of any sampler; seeds [B] long. At most a device's batch of rollouts is run at once."""
         last = -(self.args.max_prompt_length or 0)
+        most = self.args.per_device_train_batch_size * self.args.steps_per_generation
         return roll_out(
             self.denoiser,
             sampler,
@@ -80,7 +81,7 @@ class Environment:
             seeds,
             block_length=block_length,
             token_temperature=self.args.token_temperature,
-            batch_size=self.args.rollout_batch_size,
+            batch_size=self.args.rollout_batch_size or most,
         )
 
     def speeds(self, rollout: int, group: Tensor) -> Tensor | None:
@@ -119,4 +120,4 @@ class Environment:
 
 def row_seeds(seed: int, rollout: int, number: Tensor) -> Tensor:
     """Seeds of rows [B] long, different for every rollout and row, the same for any number of processes."""
-    return (seed * 1_000_003 + rollout) * (1 << 24) + number.long()
+    return ((seed * 1_000_003 + rollout) << 24) % (1 << 62) + number.long()

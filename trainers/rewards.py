@@ -44,7 +44,7 @@ class EvaluateReward:
 
         tasks = metric if isinstance(metric, Mapping) else {None: metric}
         if not tasks:
-            raise ValueError("`metric` is an empty mapping: name a metric per task")
+            raise ValueError(f"`metric` is an empty mapping, {metric!r}: name a metric per task")
         self._scorers = {task: load(one) for task, one in tasks.items()}
         self.reference = reference
         # TRL logs reward functions by this name.

@@ -16,7 +16,7 @@ from hf_unmask.output import UnmaskOutput
 from hf_unmask.policy.decision import distribution, from_logits
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
-from hf_unmask.step import Needs, Noise, Selection, State, Step
+from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step
 
 #: What a policy read and did at one step. Shapes as rows of a step: [R, ...], as a trajectory: [B, T, ...].
 Trajectory = dict[str, Tensor]
@@ -43,7 +43,7 @@ class RecordingSampler(Sampler):
     @property
     def needs(self) -> Needs:
         config = self.policy.config
-        mine = {"top_probs"} | ({"hidden"} if config.hidden_input_size else set())
+        mine: set[Quantity] = {"top_probs", "hidden"} if config.hidden_input_size else {"top_probs"}
         also = self.expert.needs if self.expert else Needs()
         return Needs(
             frozenset(mine | also.quantities),

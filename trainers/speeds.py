@@ -27,7 +27,7 @@ def group_speeds(rollout: int, group: Tensor, seed: int) -> Tensor:
 def gradient_norms(
     policy: UnmaskingPolicy, trajectory: Trajectory, advantages: Tensor, old_logps: Tensor
 ) -> dict[str, float]:
-    """Norm of the policy gradient that slow, middle and fast groups contribute, per row of theirs.
+    """Norm of the policy gradient that slow, middle and fast groups contribute, per row of theirs, where there are any.
 
     Without scaling, groups with a high price of a step have tiny rewards and so tiny gradients: this shows it.
     """
@@ -37,7 +37,9 @@ def gradient_norms(
     norms = {}
     for name, (low, high) in _BINS.items():
         rows = (speed >= low) & (speed <= high)
-        share = torch.where(rows, per_row, 0.0).sum() / rows.sum().clamp(min=1)
+        if not rows.any():
+            continue
+        share = torch.where(rows, per_row, 0.0).sum() / rows.sum()
         gradients = torch.autograd.grad(share, parameters, retain_graph=True, allow_unused=True)
         norms[f"grad_norm/{name}"] = float(sum(g.square().sum() for g in gradients if g is not None) ** 0.5)
     return norms

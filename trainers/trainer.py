@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
-from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_callback import TrainerCallback, TrainerControl
 from trl import GRPOTrainer
 
 from hf_unmask.denoisers import Denoiser
+from hf_unmask.policy.compatibility import model_name
 from hf_unmask.policy.config import UnmaskingPolicyConfig
-from hf_unmask.policy.loading import find_policy, load_policy, save_policy
+from hf_unmask.policy.loading import save_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
@@ -25,6 +26,7 @@ from .config import UnmaskingGRPOConfig
 from .environment import Environment, row_seeds
 from .experts import parse_experts
 from .imitation import imitate
+from .parts import PromptSampler, adapter_of, may_be_moved, policy_to_train
 from .rollouts import Rollouts, Trajectory, replay
 from .speeds import gradient_norms
 
@@ -35,8 +37,9 @@ _OVERRIDDEN = (
     "_generate_and_score_completions",
     "_generate_single_turn",
     "_get_per_token_logps_and_entropies",
+    "_get_train_sampler",
 )
-_missing = [name for name in _OVERRIDDEN if not hasattr(GRPOTrainer, name)]
+_missing = [name for name in _OVERRIDDEN if name not in vars(GRPOTrainer)]
 if _missing:
     raise ImportError(f"this TRL has no GRPOTrainer.{_missing[0]}: install trl>=1.16,<1.17")
 
@@ -69,6 +72,7 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     _tag_names = ["trl", "grpo", "unmasking-policy"]  # noqa: RUF012  (a class attribute of TRL's)
     _name = "GRPO for unmasking policies"
+    control: TrainerControl
 
     def __init__(
         self,
@@ -82,18 +86,21 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
-        policy = _policy(policy, args.seed)
-        self.denoiser = denoiser if isinstance(denoiser, Denoiser) else _adapter(denoiser, processing_class)
+        if processing_class is None:
+            raise ValueError("pass the denoiser's tokenizer: processing_class=..., got None")
+        policy = policy_to_train(policy, args)
+        self.denoiser = adapter_of(denoiser, processing_class)
         self.denoiser.model.eval().requires_grad_(False)
         expert = parse_experts([args.expert], args.block_length)[0] if args.num_expert_rollouts else None
         self.environment = Environment(self.denoiser, policy, args, expert)
         self._rows: Sequence[Mapping[str, Any]] = []
         self._current: Trajectory = {}
         self._seconds = {"rollout": 0.0}
+        self._batches = (0, 0)  # an update, and how many batches of rollouts were made for it
         # TRL writes the tokenizer's ids into the config, patches `forward` for a language model's head and builds its
         # reference model by name: all of it is for models with a vocabulary.
-        own_config, beta = OwnConfig(policy.config), args.beta
-        policy.generation_config, args.beta = GenerationConfig(), 0.0  # type: ignore[no-untyped-call, assignment]
+        self._own_config, beta = OwnConfig(policy.config), args.beta
+        policy.generation_config, args.beta = GenerationConfig(), 0.0
         try:
             super().__init__(
                 policy,
@@ -107,30 +114,36 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         finally:
             args.beta = beta
-            own_config.restore()
+            self._own_config.restore()
             policy.__dict__.pop("forward", None)
             del policy.generation_config
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError("the policy is too small to be sharded: use plain data parallel training (DDP)")
+            scheme = self.accelerator.distributed_type.value
+            raise ValueError(f"the policy is too small to be sharded by {scheme}: use plain data parallelism (DDP)")
         self.policy = policy
         self.num_generations = args.group_size
         self.beta = beta
         if beta:
-            reference = UnmaskingPolicy(policy.config)
-            reference.load_state_dict(policy.state_dict())
-            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
-        if getattr(self.denoiser.model, "hf_device_map", None) is None and not _is_quantized(self.denoiser.model):
+            self.ref_model = self.accelerator.prepare_model(UnmaskingPolicy(policy.config), evaluation_mode=True)
+            self._refer_to_policy()
+        if may_be_moved(self.denoiser.model):
             self.denoiser.model.to(self.accelerator.device)
         self._record_purpose()
-        self.add_callback(own_config)
-        self.add_callback(StopAtRolloutBoundary(args.steps_per_rollout))
+        self.add_callback(self._own_config)
+        self._stop = StopAtRolloutBoundary(args.steps_per_rollout)
+        self.add_callback(self._stop)
+
+    def _refer_to_policy(self) -> None:
+        """Make the policy as it is now the reference of the KL term."""
+        self.ref_model.load_state_dict(self.policy.state_dict())
+        self.ref_model.requires_grad_(False)
 
     def _record_purpose(self) -> None:
         """Write into the policy's config what it is trained for."""
         config = getattr(self.denoiser.model, "config", None)
         self.policy.config.trained_for = {
             **self.policy.config.trained_for,
-            "base_model": str(getattr(config, "_name_or_path", "") or type(self.denoiser.model).__name__),
+            "base_model": model_name(self.denoiser.model),
             "base_model_revision": getattr(config, "_commit_hash", None),
             "mask_token_id": self.denoiser.mask_token_id,
             "block_length": self.args.block_length,
@@ -139,6 +152,12 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.policy.config.validate()
 
     # Rollouts
+
+    def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
+        whole = super()._get_train_sampler(dataset)
+        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+        options = {name: getattr(whole, name) for name in names}
+        return PromptSampler(**options, epoch=lambda: int(self.state.epoch or 0))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         began = time.perf_counter()
@@ -189,15 +208,20 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return rollouts, rewards[first : first + len(rows)]
 
     def _rollout_number(self) -> int:
-        """How many micro-steps were made before: the same after a resume, unlike TRL's own counter."""
-        accumulation = self.args.gradient_accumulation_steps
-        return int(self.state.global_step * accumulation + self._step % accumulation)
+        """A new number for every batch of rollouts: the same after a resume, unlike TRL's own counter."""
+        update, before = self._batches
+        before = before + 1 if update == self.state.global_step else 1
+        self._batches = (self.state.global_step, before)
+        return int(self.state.global_step * self.args.gradient_accumulation_steps + before - 1)
 
     def _log_rollouts(self, rollouts: Rollouts, mine: Tensor) -> None:
-        forwards = rollouts.steps[mine].float()
+        if not mine.any():  # a process may hold nothing but an expert's rows
+            return
+        forwards, unresolved = rollouts.steps[mine].float(), rollouts.unresolved[mine].float()
+        opened = rollouts.positions[mine] - unresolved
         self._log_metric("nfe", forwards.mean().item())
-        self._log_metric("tokens_per_forward", (rollouts.positions[mine] / forwards.clamp(min=1)).mean().item())
-        self._log_metric("unresolved_masks", rollouts.unresolved[mine].float().mean().item())
+        self._log_metric("tokens_per_forward", (opened / forwards.clamp(min=1)).mean().item())
+        self._log_metric("unresolved_masks", unresolved.mean().item())
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         del inputs  # without the costs
@@ -239,9 +263,18 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's training, after the imitation warm start that the settings ask for (not repeated on resume)."""
-        if self.args.warm_start_prompts and not resume_from_checkpoint:
+        # A resumed run needs it only for the reference: its policy comes from the checkpoint.
+        if self.args.warm_start_prompts and (self.beta or not resume_from_checkpoint):
             imitate(self, parse_experts(self.args.warm_start_experts, self.args.block_length))
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            if self.beta:
+                self._refer_to_policy()
+        self._own_config.lend_ids_of(self.processing_class)
+        self._step, self._buffered_inputs, self._batches = 0, None, (0, 0)  # an earlier call may have been interrupted
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._own_config.restore()
+            self._stop.release()
 
     # Validation, logs and files
 
@@ -259,6 +292,9 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("evaluation needs prompts: pass eval_dataset=...")
+        if isinstance(dataset, dict):
+            parts = [self.evaluate(one, None, f"{metric_key_prefix}_{name}") for name, one in dataset.items()]
+            return {name: value for part in parts for name, value in part.items()}
         training = self.model.training
         self.model.eval()
         rows = [dict(row) for row in dataset]
@@ -306,32 +342,9 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         del state_dict
         folder = Path(output_dir or self.args.output_dir)
         save_policy(self.accelerator.unwrap_model(self.model), folder)
-        settings = {name: value for name, value in self.args.to_dict().items() if "token" not in name.split("_")}
+        settings = {name: value for name, value in self.args.to_dict().items() if not name.endswith("_token")}
         (folder / "training_args.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a card is rendered from measured results, which a checkpoint does not have."""
         del args, kwargs
-
-
-def _policy(policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, seed: int) -> UnmaskingPolicy:
-    """The module to train. One that is loaded gets its origin appended to its lineage."""
-    if isinstance(policy, UnmaskingPolicy):
-        return policy
-    if isinstance(policy, UnmaskingPolicyConfig):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return UnmaskingPolicy(policy)
-    loaded = load_policy(find_policy(policy))
-    record = loaded.config.trained_for
-    loaded.config.trained_for = {**record, "lineage": [*(record.get("lineage") or []), str(policy)]}
-    return loaded
-
-
-def _adapter(model: nn.Module, tokenizer: Any) -> Denoiser:
-    attached = getattr(getattr(model, "generate", None), "denoiser", None)
-    return attached if isinstance(attached, Denoiser) else Denoiser.from_model(model, tokenizer=tokenizer)
-
-
-def _is_quantized(model: nn.Module) -> bool:
-    return getattr(model, "hf_quantizer", None) is not None

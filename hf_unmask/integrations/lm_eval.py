@@ -233,11 +233,8 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
         asked_tokens = options.pop("max_gen_toks")
         options["max_new_tokens"] = self.max_new_tokens or asked_tokens
         if not (options.pop("do_sample") and options.get("temperature")):
-            for name in (
-                "temperature",
-                "top_k",
-                "top_p",
-            ):  # tasks say these beside do_sample=False, where they mean nothing
+            # tasks say these beside do_sample=False, where they mean nothing
+            for name in ("temperature", "top_k", "top_p"):
                 options.pop(name, None)
         # the seed tells equal prompts apart, so that repeats differ and batches do not matter
         return _Job(place, request, self._ids(text, options), row_seed(self.seed, 0, occurrence), until, options)

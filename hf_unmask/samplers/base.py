@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from hf_unmask.configuration import refuse_unsupported
 from hf_unmask.custom_generate import PREPARED, as_passed, refuse_foreign, repeated
+from hf_unmask.denoisers import Denoiser
 from hf_unmask.generation import generate
 from hf_unmask.output import StepEvent, UnmaskOutput
 from hf_unmask.step import Needs, Noise, Selection, State, Step
@@ -43,6 +44,14 @@ class Sampler:
         """Fresh memory for ``rows`` rows with a window of ``length`` positions; None for samplers without memory."""
         del rows, length, device
         return None
+
+    def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
+        """Look at what the sampler is used on, before the first step; a sampler may warn or refuse here.
+
+        ``block_length``: positions of a block, None for full diffusion; ``canvas``: positions to fill, of the longest
+        row.
+        """
+        del denoiser, block_length, canvas
 
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         """Choose at least one eligible position in every row that has one."""

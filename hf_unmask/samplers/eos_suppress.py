@@ -43,6 +43,9 @@ class EosSuppressSampler(Sampler):
     def init(self, rows: int, length: int, device: Any) -> State:
         return self.inner.init(rows, length, device)
 
+    def check(self, denoiser: Any, block_length: int | None, canvas: int) -> None:
+        self.inner.check(denoiser, block_length, canvas)
+
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         text = step.masked & step.valid & ~step.stop
         text_before = text.cumsum(-1) > 0

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from hf_unmask.calibration import CalibrationMixin
 from hf_unmask.policy.decision import decide
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.policy.pretrained import DIALS, PretrainedPolicyMixin
@@ -15,14 +16,13 @@ from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step
 
 
 @dataclass(frozen=True)
-class LearnedUnmaskingSampler(PretrainedPolicyMixin, Sampler):
+class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
     """Open what a trained policy draws, and always one position. Source: https://arxiv.org/abs/2512.09106.
 
     ``policy_temperature`` divides the policy's logits; ``beta`` scales opening probabilities, min(1, beta * s);
     ``greedy`` opens where that is at least one half instead of drawing; ``speed`` in [0, 1] is the dial of a
-    speed-conditioned policy (None: 0.5) and an error on any other. The policy is put in evaluation mode and follows
-    the denoiser's device. Samplers are equal if they hold the same policy object and the same options. ``source`` is
-    where the policy came from; the spec of a policy that was not loaded cannot be parsed back.
+    speed-conditioned policy (None: 0.5), an error on any other. The policy is put in evaluation mode and follows the
+    denoiser's device. Equality compares the policy object and the options. ``source`` is where the policy came from.
     """
 
     name: ClassVar[str] = "learned"

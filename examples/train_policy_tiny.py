@@ -1,0 +1,85 @@
+"""Train a policy of the embedded model from nothing: one command per policy that is shipped.
+
+    python examples/train_policy_tiny.py --policy semi-ar          # into runs/semi-ar
+    python examples/train_policy_tiny.py --policy full --output runs/other --max_steps 50
+
+The same command goes on where a run was stopped, by Ctrl-C or otherwise. Each run imitates heuristics on problems they
+solve, learns by GRPO with validation problems at every checkpoint, and ends with the best checkpoint as a policy folder
+in its output. Seeds are fixed: on one machine with one number of threads a run gives the same weights every time.
+Everything behind the recipe's name is an option of ``hf-unmask train`` and overrides the recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_unmask.trainers.cli import run_command
+
+#: What all recipes share. A batch mixes both tasks; sums have 40 positions, sudokus 24, and their rows say so.
+COMMON: dict[str, Any] = {
+    "seed": 0,
+    "num_prompts": 8192,
+    "eval_limit": 150,
+    # rollouts: 16 prompts x 8
+    "per_device_train_batch_size": 128,
+    "num_generations": 8,
+    "num_iterations": 2,
+    # updates
+    "learning_rate": 7e-4,
+    "warmup_steps": 10,
+    "max_steps": 240,
+    "scale_rewards": "none",
+    # imitation first
+    "warm_start_prompts": 512,
+    "warm_start_epochs": 8,
+    "warm_start_learning_rate": 1e-3,
+    # files
+    "save_steps": 20,
+    "save_total_limit": 3,
+    "logging_steps": 2,
+}
+
+#: By name. `warm_start_experts` are sampler specs, sweeps allowed, @ the blocks they work in.
+RECIPES: dict[str, dict[str, Any]] = {
+    "semi-ar": {
+        "block_length": 8,
+        "alpha": 1.0,
+        "eval_policy_temperature": 0.5,
+        "warm_start_experts": ["threshold:threshold=0.5..0.9/3@8"],
+    },
+    "full": {
+        "block_length": 0,
+        "alpha": 1.0,
+        "warm_start_experts": ["threshold:threshold=0.5..0.9/3@8", "eos_suppress(threshold:threshold=0.9)@full"],
+    },
+    "speed": {
+        "block_length": 0,
+        "alpha_range": [0.3, 10.0],
+        "warm_start_experts": ["threshold:threshold=0.3..0.9/4@8", "eos_suppress(threshold:threshold=0.9)@full"],
+    },
+    "block": {
+        "block_length": 8,
+        "observation": "block",
+        "alpha": 1.0,
+        "eval_policy_temperature": 0.5,
+        "warm_start_experts": ["threshold:threshold=0.5..0.9/3@8"],
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", choices=RECIPES, required=True, help="the recipe")
+    parser.add_argument("--output", help="folder of the run; runs/NAME if not given")
+    args, options = parser.parse_known_args()
+    output = args.output or str(Path("runs") / args.policy)
+    started = Path(output).is_dir() and get_last_checkpoint(output) is not None
+    run_command(["--output", output, *(["--resume"] if started else []), *options], COMMON | RECIPES[args.policy])
+
+
+if __name__ == "__main__":
+    main()

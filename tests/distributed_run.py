@@ -1,0 +1,36 @@
+"""A small training run for `torchrun`; every process writes what it ends with: `distributed_run.py FOLDER BATCH`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from training import CONDITIONED, SMALL, letters, make_trainer, rows, weights
+
+from hf_unmask.policy import UnmaskingPolicyConfig
+from hf_unmask.trainers import SpeedReward
+
+
+def finished(folder: str, batch: int) -> dict[str, Any]:
+    """Weights, evaluation and logs. ``batch`` rows per process, three groups of four among all of them."""
+    torch.set_num_threads(1)
+    settings = {"max_steps": 4, "per_device_train_batch_size": batch, "save_strategy": "steps", "save_steps": 4}
+    run = make_trainer(
+        f"{folder}/run",
+        UnmaskingPolicyConfig(**SMALL, **CONDITIONED),
+        SpeedReward(letters),
+        train_dataset=rows(6),
+        eval_dataset=rows(5),
+        adam_epsilon=1e-4,  # a gradient of nothing but rounding is not blown up to a whole step
+        **settings,
+    )
+    run.train()
+    logs = [e for e in run.state.log_history if "loss" in e]
+    return {"weights": weights(run.policy), "evaluation": run.evaluate(), "logs": logs, "seed": torch.initial_seed()}
+
+
+if __name__ == "__main__":
+    found = finished(sys.argv[1], int(sys.argv[2]))
+    torch.save(found, f"{sys.argv[1]}/rank-{torch.distributed.get_rank()}.pt")
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,31 @@
+"""A small training run that waits for Ctrl-C in the middle of a batch of rollouts: `interrupted_run.py FOLDER`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import torch
+from training import LONG, make_trainer
+from transformers import TrainerCallback
+
+
+class Wait(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            sys.stderr.write("ready\n")
+            sys.stderr.flush()
+            time.sleep(20)  # the signal ends it early
+
+
+def handled(number, frame):
+    raise SystemExit(9)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, handled)  # a process in the background starts by ignoring it
+    torch.set_num_threads(1)
+    run = make_trainer(sys.argv[1], callbacks=[Wait()], **LONG | {"save_strategy": "no"})
+    run.train()
+    sys.exit(0 if signal.getsignal(signal.SIGINT) is handled else 1)

@@ -1,0 +1,72 @@
+"""What a training run shows: a bar on a terminal, and one short line per log everywhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+#: Name in the logs -> name in a line. Everything else is in the trackers and in trainer_state.json.
+_SHOWN = {
+    "reward": "reward",
+    "policy_reward": "policy's reward",
+    "nfe": "forward passes",
+    "unresolved_masks": "masks left",
+    "grad_norm": "gradient norm",
+    "step_time": "seconds per update",
+    "time/update_share": "share of updates",
+}
+_CORRECT = "rewards/"
+_FAST = "fast_"  # correctness times speed, which is the reward itself
+
+
+class TrainingProgress(ProgressCallback):
+    """The bar of transformers, with a readable line instead of a dictionary of forty numbers."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        if not args.disable_tqdm:
+            super().on_train_begin(args, state, control, **kw)  # type: ignore[no-untyped-call]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kw)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        del args, control
+        line = log_line(state.global_step, state.max_steps, logs or {})
+        if not state.is_world_process_zero or line is None:
+            return
+        if self.training_bar is not None:
+            self.training_bar.write(line, file=sys.stderr)
+        else:
+            sys.stderr.write(line + "\n")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kw)
+
+
+def log_line(step: int, steps: int, logs: Mapping[str, Any]) -> str | None:
+    """``update 20/200  reward 0.61  ...``; None for logs that are neither an update's nor a validation's."""
+    prefix = "eval_" if "eval_reward" in logs else ""
+    if f"{prefix}reward" not in logs:
+        return None
+    single = [name.removeprefix(prefix + _CORRECT) for name in logs if name.startswith(prefix + _CORRECT)]
+    correct = {
+        f"{prefix}{_CORRECT}{name}": name.removesuffix("/mean")
+        for name in single
+        if not name.startswith(_FAST) and not name.endswith("/std") and "_at_speed_" not in name
+    }
+    names = {prefix + name: shown for name, shown in _SHOWN.items()} | correct
+    numbers = [f"{shown} {float(logs[name]):.3g}" for name, shown in names.items() if name in logs]
+    return "  ".join([f"{'validation at' if prefix else 'update'} {step}/{steps}", *numbers])

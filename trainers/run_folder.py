@@ -1,0 +1,90 @@
+"""The folder of a training run: whether one may start or go on there, and what it was about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_unmask import __version__
+from hf_unmask.policy.loading import WEIGHTS
+
+from .config import UnmaskingGRPOConfig
+from .script import ScriptArguments
+
+#: What a run is about, written when it starts.
+RECORD = "run.json"
+_SETTINGS = "training_args.json"  # written by the trainer into every checkpoint
+#: Arguments that another call may change: where the run lies, and what only observes it.
+_FREE = {"output", "resume"}
+#: Settings of the trainer that change nothing about the policy.
+_HARMLESS = {
+    *("output_dir", "disable_tqdm", "report_to", "run_name", "project", "logging_steps", "log_completions"),
+    *("num_completions_to_print", "save_total_limit", "rollout_batch_size", "use_cpu", "ddp_timeout", "ddp_backend"),
+    *("resume_from_checkpoint", "local_rank", "logging_dir", "log_level"),
+}
+
+
+def checkpoint_to_resume(script: ScriptArguments, args: UnmaskingGRPOConfig) -> str | None:
+    """The checkpoint that training goes on from; None for a new run.
+
+    Raises:
+        ValueError: a new run in a folder that holds one, nothing to resume, or the folder of another run.
+    """
+    folder = Path(args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file")
+    if args.resume_from_checkpoint:
+        if not Path(args.resume_from_checkpoint).is_dir():
+            raise ValueError(f"no checkpoint {args.resume_from_checkpoint}")
+        return str(args.resume_from_checkpoint)
+    newest = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if script.resume:
+        if newest is None:
+            raise ValueError(f"no checkpoint in {folder}: start without --resume")
+        _check_same(folder, script)
+        return str(newest)
+    if newest is not None:
+        raise ValueError(f"{folder} holds a run ({Path(newest).name}): go on with --resume, or take another --output")
+    if (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} holds a policy, which this run would overwrite: take another --output")
+    return None
+
+
+def write_record(script: ScriptArguments, folder: str | Path) -> None:
+    """Say what the run is about."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / RECORD).write_text(json.dumps({"version": __version__, **_about(script)}, indent=2), "utf-8")
+
+
+def changed_settings(checkpoint: str | Path, args: UnmaskingGRPOConfig) -> list[str]:
+    """Settings that are not those of the checkpoint, as ``name old -> new``."""
+    path = Path(checkpoint) / _SETTINGS
+    if not path.is_file():
+        return []
+    before: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    now = json.loads(json.dumps(args.to_dict(), default=str))
+    return [
+        f"{name} {before[name]} -> {now[name]}"
+        for name in sorted(before.keys() & now.keys() - _HARMLESS)
+        if before[name] != now[name]
+    ]
+
+
+def _about(script: ScriptArguments) -> dict[str, Any]:
+    return {name: value for name, value in asdict(script).items() if name not in _FREE}
+
+
+def _check_same(folder: Path, script: ScriptArguments) -> None:
+    path = folder / RECORD
+    if not path.is_file():
+        return  # started by other means than the command
+    before, now = json.loads(path.read_text("utf-8")), _about(script)
+    other = [name for name in now if name in before and before[name] != now[name]]
+    if other:
+        told = ", ".join(f"--{name} {before[name]} (now {now[name]})" for name in other)
+        raise ValueError(f"{folder} holds another run, with {told}: repeat its arguments, or take another --output")
