@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any
 
 import torch
 from training import CONDITIONED, SMALL, letters, make_trainer, rows, weights
+from transformers import TrainerCallback
 
 from hf_unmask.policy import UnmaskingPolicyConfig
 from hf_unmask.trainers import SpeedReward
@@ -26,8 +29,27 @@ def finished(folder: str, batch: int) -> dict[str, Any]:
         **settings,
     )
     run.train()
-    logs = [e for e in run.state.log_history if "loss" in e]
-    return {"weights": weights(run.policy), "evaluation": run.evaluate(), "logs": logs, "seed": torch.initial_seed()}
+    return {
+        "weights": weights(run.policy),
+        "evaluation": run.evaluate(),
+        "logs": [entry for entry in run.state.log_history if "loss" in entry],
+        "seed": torch.initial_seed(),
+        "stopped": interrupted(folder, run.accelerator.is_last_process),
+    }
+
+
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(folder: str, here: bool) -> int:
+    """The update at which a run ends if Ctrl-C reaches one process alone."""
+    callbacks = [Interrupt()] if here else []
+    run = make_trainer(f"{folder}/stopped", max_steps=8, per_device_train_batch_size=4, callbacks=callbacks)
+    run.train()
+    return run.state.global_step
 
 
 if __name__ == "__main__":

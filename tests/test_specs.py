@@ -39,7 +39,7 @@ plain = st.one_of(
     st.builds(KLASSSampler, share, positive, count),
     st.builds(CreditSampler, positive, share, positive, share),
     st.builds(DilatedSampler, st.integers(2, 99)),
-    st.builds(PCSampler, positive, positive, count),
+    st.builds(PCSampler, count, decay=positive, alpha=positive),
     st.builds(ConfidenceSampler, count),
     st.builds(MarginSampler, steps_per_block=st.none() | count),
     st.builds(RandomSampler, steps_per_block=count),

@@ -278,7 +278,7 @@ def test_conditioned_groups_share_a_price_and_log_its_gradients(tmp_path):
         asked.extend(alpha)
         return letters(completions)
 
-    settings = {"max_steps": 8, "logging_steps": 2}
+    settings = {"max_steps": 8, "logging_steps": 2, "num_generations": 3, "num_expert_rollouts": 1}
     run = make_trainer(tmp_path, UnmaskingPolicyConfig(**SMALL, **CONDITIONED), priced, **settings)
     run.train()
     groups = torch.tensor(asked).view(-1, 4)
@@ -663,6 +663,7 @@ def test_two_processes_do_as_one_with_twice_the_batch(tmp_path):
     assert first["seed"] != second["seed"]
     assert same_weights(first["weights"], second["weights"])
     assert first["evaluation"] == second["evaluation"]
+    assert first["stopped"] == second["stopped"] == 4  # one that goes on would wait for the other for ever
     alone = distributed_run.finished(str(tmp_path / "alone"), 12)
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(first["weights"][name], tensor, rtol=0, atol=1e-4, msg=name)

@@ -190,7 +190,8 @@ def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) 
         for unit in pending:
             setting = unit.task.setting
             regime = "full" if setting.block_length is None else f"blocks of {setting.block_length}"
-            bar.update(shown, description=f"{setting.task}, {regime}, {setting.sampler}".replace("[", r"\["))
+            what = f"{setting.task}, {regime}, {setting.sampler}".replace("[", r"\[")
+            bar.update(shown, description=what, refresh=True)
             store.append(*worker(unit))
             bar.advance(shown)
 
