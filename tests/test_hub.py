@@ -513,18 +513,3 @@ def test_slow_answers(hub, first, second, tmp_path):
             check_pull(done)
         else:
             check_push(hub.repositories[repo], done, "slow", [first, second])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["500", "reset"])
-def test_a_fault_that_stays(hub, first, tmp_path, kind):
-    """Retries end, in a clear error; nothing is committed and nothing is loaded."""
-    cases = [("pull", stage, kind) for stage in FRESH_PULL]
-    cases += [("push", stage, kind) for stage in STAGES if stage != "info"]  # which the job itself asks in between
-    for (action, *_), (repo, done) in table(hub, tmp_path, first, cases, count=100).items():
-        for name in ("first", "again"):
-            check_clear(done[name])
-        if action == "pull":
-            assert done["offline"]["error"] == "LocalEntryNotFoundError"
-        else:
-            assert hub.files(repo) == first and len(hub.repositories[repo].commits) == 2
