@@ -207,10 +207,13 @@ def save_policy(policy: UnmaskingPolicy, folder: str | Path) -> None:
         for name in (WEIGHTS, CONFIG):
             with (new / name).open("rb+") as file:
                 os.fsync(file.fileno())  # else a power cut may keep the renames and lose the contents
-        if target.exists():
-            _replace_files(new, target, backup=work)
-        else:
+        try:
             os.rename(new, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            # It holds files, perhaps only now: other processes of a training write into the same checkpoint.
+            _replace_files(new, target, backup=work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
