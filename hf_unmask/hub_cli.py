@@ -83,13 +83,15 @@ def info(
 ) -> None:
     """Say what a policy is and what it was trained for."""
     with _plain_errors():
+        from hf_unmask.policy.hub import WEIGHTS
+
         loaded, folder, commit = _load(policy, revision, max_bytes)
         config = loaded.config
         facts = {
             "policy": policy,
             "commit": commit,
             "parameters": loaded.num_parameters(),
-            "bytes": (folder / "model.safetensors").stat().st_size,
+            "bytes": (folder / WEIGHTS).stat().st_size,
             "observation": config.observation,
             "action": config.action,
             "top_k": config.top_k,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 from hub_client import digest, policy_of, run
 from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
 
+import hf_unmask
 from hf_unmask.policy import save_policy
 from hf_unmask.policy.hub import MAX_BYTES, card_text
 
@@ -89,10 +91,13 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
     hub.add_repository("ann/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"})
     hub.add_repository("kim/policy", first)
     hub.arm("kim", "lfs upload", "hang")
+    hub.arm("ann", "create", "reset")
+    shutil.copytree(Path(hf_unmask.__file__).parent / "tiny" / "model", place / "denoiser")
     pid_file = place / "pid"
     threading.Thread(target=kill_when_fired, args=(hub, Fired("kim", "lfs upload", "hang"), pid_file)).start()
     folder, copy = place / "first", place / "copy"
     jobs = {
+        "cli push broken": command("push", folder, "ann/policy"),
         "push": {"do": "push", "repo": "ann/policy", "policy": FIRST},
         "push unchanged": {"do": "push", "repo": "ann/policy", "policy": FIRST},
         "push branch": {"do": "push", "repo": "ann/policy", "policy": SECOND, "branch": "dev"},
@@ -119,6 +124,7 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "cli info": command("info", "ann/policy", "--json"),
         "cli info folder": command("info", copy),
         "cli verify": command("verify", copy, "--model", "tiny", "--json"),
+        "cli verify without weights": command("verify", copy, "--model", place / "denoiser", "--block-length", 0),
         "cli verify fits": command("verify", "ann/tiny", "--model", "tiny", "--block-length", 8),
         "cli search": command("search", "--base-model", "org/denoiser", "--json"),
         "cli search name": command("search", "TINY"),
@@ -344,6 +350,11 @@ def test_command_verify(pushing):
         "base_model": "org/denoiser",
         "mask_token_id": 7,
     }
+    done = pushing["cli verify without weights"]["value"]  # in a folder that bears the repository's name
+    assert done["code"] == 1 and [line.split()[:2] for line in done["out"].splitlines()] == [
+        ["differs:", "mask_token_id"],
+        ["differs:", "block_length"],
+    ]
     done = pushing["cli verify fits"]["value"]
     assert done["code"] == 0 and done["out"].splitlines() == [
         "ann/tiny fits tiny",
@@ -363,10 +374,11 @@ def test_command_search(pushing, pulling):
 
 
 def test_commands_fail_in_one_line(pushing):
-    for name, says in {"cli push nothing": "nothing", "cli pull too large": "max_bytes="}.items():
+    says = {"cli push nothing": "nothing", "cli pull too large": "max_bytes=", "cli push broken": "no connection"}
+    for name, part in says.items():
         done = pushing[name]["value"]
         assert done["code"] == 2 and done["out"] == "" and len(done["err"].splitlines()) == 1
-        assert done["err"].startswith("error: ") and says in done["err"]
+        assert done["err"].startswith("error: ") and part in done["err"]
 
 
 # The Hub for tests itself
@@ -513,3 +525,17 @@ def test_slow_answers(hub, first, second, tmp_path):
             check_pull(done)
         else:
             check_push(hub.repositories[repo], done, "slow", [first, second])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "reset"])
+def test_a_fault_that_stays(hub, first, tmp_path, kind):
+    """Retries end, in a clear error; nothing is committed and nothing is loaded."""
+    cases = [("pull", stage, kind) for stage in FRESH_PULL]
+    cases += [("push", stage, kind) for stage in STAGES if stage != "info"]  # which the job itself asks in between
+    for (action, *_), (repo, done) in table(hub, tmp_path, first, cases, count=100).items():
+        check_clear(done["first"])
+        if action == "pull":
+            assert done["offline"]["error"] == "LocalEntryNotFoundError"
+        else:
+            assert done["between"] == list(hub.repositories[repo].commits)[1]
