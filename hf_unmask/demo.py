@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hf_unmask.generation import generate
 from hf_unmask.output import StepEvent, UnmaskOutput
 from hf_unmask.step import SamplerProtocol
+from hf_unmask.stopping import text_length
 from hf_unmask.tiny import TASKS, HeldOut, answer_length
 
 #: What ``hf-unmask demo`` compares unless it is told otherwise.
@@ -149,7 +149,5 @@ def answer(
 
 def texts_of(tokenizer: Any, tokens: Tensor, stop_token_ids: Sequence[int]) -> list[str]:
     """Text of each row [B, N] long up to its first stop token."""
-    stop = torch.isin(tokens, torch.tensor(list(stop_token_ids), device=tokens.device, dtype=tokens.dtype))
-    ends = torch.where(stop.any(-1), stop.int().argmax(-1), tokens.shape[1]).tolist()
-    rows = [row[:end] for row, end in zip(tokens.tolist(), ends, strict=True)]
+    rows = (row[: text_length(row, stop_token_ids)] for row in tokens.tolist())
     return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]

@@ -65,6 +65,18 @@ class Denoiser:
     accepts: frozenset[str]
 
     @classmethod
+    def resolve(
+        cls, model: nn.Module | Denoiser, *, tokenizer: Any = None, mask_token_id: int | None = None
+    ) -> Denoiser:
+        """The adapter that was passed or is attached to the model, else a new one."""
+        if isinstance(model, Denoiser):
+            return model
+        attached = getattr(getattr(model, "generate", None), "denoiser", None)
+        if isinstance(attached, Denoiser):
+            return attached
+        return cls.from_model(model, tokenizer=tokenizer, mask_token_id=mask_token_id)
+
+    @classmethod
     def from_model(
         cls,
         model: nn.Module,

@@ -313,11 +313,7 @@ def _own_config(model: nn.Module | Denoiser) -> GenerationConfig | None:
 
 def _denoiser(model: nn.Module | Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any) -> Denoiser:
     """The model's adapter: the one given or attached, or a new one; ids in the options win."""
-    if isinstance(model, Denoiser):
-        denoiser = model
-    else:
-        attached = getattr(getattr(model, "generate", None), "denoiser", None)
-        denoiser = attached or Denoiser.from_model(model, tokenizer=tokenizer, mask_token_id=config.mask_token_id)
+    denoiser = Denoiser.resolve(model, tokenizer=tokenizer, mask_token_id=config.mask_token_id)
     eos = config.eos_token_id
     ids = {
         "mask_token_id": config.mask_token_id,

@@ -26,9 +26,14 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, torch's is arithmetic
 
 
-def _mix(x: Tensor) -> Tensor:
+def _stir(x: Tensor) -> Tensor:
+    """The finaliser without its last line, which leaves the upper 31 bits as they are."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return (x ^ _shift_right(x, 27)) * _MIX_2
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = _stir(x)
     return x ^ _shift_right(x, 31)
 
 
@@ -56,10 +61,7 @@ def _occurrence(values: Tensor) -> Tensor:
 def uniform(key: Tensor, step: Tensor, index: Tensor, stream: int) -> Tensor:
     """Uniform numbers strictly inside (0, 1). key [B], step [B], index [B, W], all long -> [B, W] float32.
 
-    One mix of the sum of multiples that are odd and unrelated, so that no two small (step, index) of a key meet. The
-    last line of the mix is left out: it only touches bits that are not used.
+    One mix of the sum of multiples that are odd and unrelated, so that no two small (step, index) of a key meet.
     """
-    x = (key + step * _STEP + stream)[:, None] + index * _GAMMA
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    x = _stir((key + step * _STEP + stream)[:, None] + index * _GAMMA)
     return (_shift_right(x, 41).float() + 0.5) * 2.0**-23  # 23 bits and a half: exact in float32, never 0 or 1

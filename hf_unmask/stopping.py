@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +71,8 @@ class Stopping:
     def _holds(self, tokens: list[int]) -> bool:
         text = self.tokenizer.decode(tokens)
         return any(string in text for string in self.stop_strings)
+
+
+def text_length(tokens: Sequence[int], stop_token_ids: Container[int]) -> int:
+    """Tokens before the first stop token of a finished row."""
+    return next((place for place, token in enumerate(tokens) if token in stop_token_ids), len(tokens))

@@ -18,6 +18,17 @@ def _fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def library_logging():
+    """For tests of commands, which silence transformers; other tests must not notice."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)
+    logging.enable_progress_bar()
+
+
 @pytest.fixture(scope="session")
 def model():
     """EuroBERT in float32."""

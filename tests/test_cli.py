@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,15 +21,7 @@ GENERATE = ["generate", "--model", "tiny", "--max-new-tokens", "12", "--sampler"
 DEMO = ["demo", "--limit", "2", "--samplers", "left_to_right:k=48"]
 
 
-@pytest.fixture(autouse=True)
-def _library_logging() -> Iterator[None]:
-    """Commands silence transformers; other tests must not notice."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    yield
-    logging.set_verbosity(level)
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("library_logging")
 
 
 def call(*arguments: str, code: int = 0) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,15 +25,7 @@ QUICK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _library_logging() -> Iterator[None]:
-    """The command silences transformers; other tests must not notice."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    yield
-    logging.set_verbosity(level)
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("library_logging")
 
 
 def load(name: str) -> ModuleType:

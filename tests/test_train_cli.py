@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,7 @@ QUICK: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _library_logging() -> Iterator[None]:
-    """The command silences transformers; other tests must not notice."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    yield
-    logging.set_verbosity(level)
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("library_logging")
 
 
 def options(output: Path, **changed: Any) -> list[str]:

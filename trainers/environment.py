@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
+from hf_unmask.stopping import text_length
 
 from .config import UnmaskingGRPOConfig
 from .experts import Expert
@@ -114,8 +115,7 @@ class Environment:
     def completions(self, rollouts: Rollouts) -> list[list[int]]:
         """Ids before the first stop token; at least one, on which TRL relies."""
         stops = set(self.denoiser.stop_token_ids)
-        ends = [next((i for i, token in enumerate(row) if token in stops), len(row)) for row in rollouts.tokens]
-        return [row[: max(end, 1)] for row, end in zip(rollouts.tokens, ends, strict=True)]
+        return [row[: max(text_length(row, stops), 1)] for row in rollouts.tokens]
 
 
 def row_seeds(seed: int, rollout: int, number: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a trainer is made of, from what the user passes: the policy, the denoiser's adapter, the order of prompts."""
+"""What a trainer is made of, from what the user passes: the policy, the order of prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from trl.trainer.utils import RepeatSampler
 
-from hf_unmask.denoisers import Denoiser
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.loading import find_policy, load_policy
 from hf_unmask.policy.model import UnmaskingPolicy
@@ -47,14 +46,6 @@ def _module(policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, seed: 
     record = loaded.config.trained_for
     loaded.config.trained_for = {**record, "lineage": [*(record.get("lineage") or []), str(policy)]}
     return loaded
-
-
-def adapter_of(model: nn.Module | Denoiser, tokenizer: Any) -> Denoiser:
-    """The adapter that was passed or is attached to the model, else a new one."""
-    if isinstance(model, Denoiser):
-        return model
-    attached = getattr(getattr(model, "generate", None), "denoiser", None)
-    return attached if isinstance(attached, Denoiser) else Denoiser.from_model(model, tokenizer=tokenizer)
 
 
 def may_be_moved(model: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unmask import __version__
-from hf_unmask.policy.loading import WEIGHTS
+from hf_unmask.policy.hub import WEIGHTS
 
 from .config import UnmaskingGRPOConfig
 from .script import ScriptArguments

@@ -26,7 +26,7 @@ from .config import UnmaskingGRPOConfig
 from .environment import Environment, row_seeds
 from .experts import parse_experts
 from .imitation import imitate
-from .parts import PromptSampler, adapter_of, may_be_moved, policy_to_train
+from .parts import PromptSampler, may_be_moved, policy_to_train
 from .rollouts import Rollouts, Trajectory, replay
 from .speeds import gradient_norms
 
@@ -89,7 +89,7 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if processing_class is None:
             raise ValueError("pass the denoiser's tokenizer: processing_class=..., got None")
         policy = policy_to_train(policy, args)
-        self.denoiser = adapter_of(denoiser, processing_class)
+        self.denoiser = Denoiser.resolve(denoiser, tokenizer=processing_class)
         self.denoiser.model.eval().requires_grad_(False)
         expert = parse_experts([args.expert], args.block_length)[0] if args.num_expert_rollouts else None
         self.environment = Environment(self.denoiser, policy, args, expert)

@@ -105,7 +105,7 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
     for name, count in (("batch_size", batch_size), ("draws", draws)):
         require_int(name, count, at_least=1)
     _check_generation(temperature, stop_at_eos)
-    adapter = _adapter_of(model, tokenizer)
+    adapter = Denoiser.resolve(model, tokenizer=tokenizer)
     problems = load_problems(dataset, task=task, limit=limit, columns=columns)
     metrics = scorers(metric, metric_options or {}, list(dict.fromkeys(problem.task for problem in problems)))
     axes = Axes(
@@ -220,13 +220,6 @@ def _check_generation(temperature: Any, stop_at_eos: Any) -> None:
         raise ValueError(f"`temperature` must be a finite number of at least 0, got {temperature!r}")
     if not isinstance(stop_at_eos, bool):
         raise ValueError(f"`stop_at_eos` must be True or False, got {stop_at_eos!r}")
-
-
-def _adapter_of(model: nn.Module | Denoiser, tokenizer: Any) -> Denoiser:
-    if isinstance(model, Denoiser):
-        return model
-    attached = getattr(getattr(model, "generate", None), "denoiser", None)
-    return attached if isinstance(attached, Denoiser) else Denoiser.from_model(model, tokenizer=tokenizer)
 
 
 def _model_name(model: nn.Module) -> str:

@@ -18,6 +18,7 @@ from hf_unmask.evaluation.timing import Clock, TimedDenoiser, TimedSampler
 from hf_unmask.generation import generate
 from hf_unmask.output import UnmaskOutput
 from hf_unmask.samplers.left_to_right import LeftToRightSampler
+from hf_unmask.stopping import text_length
 
 _DIGITS = 4  # of recorded confidences
 
@@ -58,7 +59,7 @@ class Worker:
                 score=scores[row],
                 nfe=int(output.nfe[row]),
                 steps=int(output.steps[row]),
-                answer_length=_length(tokens[row].tolist(), self.denoiser.stop_token_ids),
+                answer_length=text_length(tokens[row].tolist(), self.denoiser.stop_token_ids),
                 tokens=tokens[row].tolist(),
                 step_map=step_map[row].tolist(),
                 text=texts[row],
@@ -102,11 +103,6 @@ def _left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> t
     shape = len(rows), width  # given because a list of empty rows has none
     tokens, attended = (torch.tensor(each, device=device, dtype=torch.long).reshape(shape) for each in (ids, mask))
     return tokens, attended
-
-
-def _length(tokens: list[int], stops: Sequence[int]) -> int:
-    """Tokens before the first stop token."""
-    return next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
 
 
 def _confidences(read: Tensor | None, step_map: Tensor) -> list[list[float | None] | None]:

@@ -35,6 +35,7 @@ from hf_unmask.evaluation.planning import as_block_lengths, row_seed
 from hf_unmask.generation import generate
 from hf_unmask.output import UnmaskOutput
 from hf_unmask.specs import parse_sampler
+from hf_unmask.stopping import text_length
 from hf_unmask.terminal import load_model
 
 try:
@@ -283,7 +284,7 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
             count.requests += 1
             count.forwards += forwards
             count.opened += positions
-            count.answered += next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+            count.answered += text_length(tokens, stops)
         return [_cut(text, first.until) for text in texts_of(self.tokenizer, new, stops)]
 
     def _stops(self, until: Sequence[str]) -> list[int]:

@@ -29,10 +29,9 @@ from hf_unmask.policy.config import (
     own_keys,
     shown,
 )
-from hf_unmask.policy.hub import MAX_BYTES, download_policy
+from hf_unmask.policy.hub import CONFIG, MAX_BYTES, WEIGHTS, download_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 BUILTIN = "builtin:"
 PACKAGED = Path(__file__).resolve().parent.parent / "policies"
 # Largest JSON text, as a config or as the header of the weights: parsed JSON takes many times its size.
