@@ -183,6 +183,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "auto_map to code in the folder": (both(add_code, config(auto_map=EVIL_MAP)), "auto_map"),
     "auto_map to another repository": (config(auto_map={"AutoModel": "evil/repo--evil.Model"}), "auto_map"),
     "a kernel of the Hub": (config(attn_implementation="evil/kernel"), "attn_implementation"),
+    "a name of Python's own": (config(self=None), "self"),
     "custom pipelines": (config(custom_pipelines={"x": {"impl": "evil.Model"}}), "custom_pipelines"),
     "another config file": (config(configuration_files=["config.4.0.0.json"]), "configuration_files"),
     "quantization": (config(quantization_config={"quant_method": "__import__('os').abort()"}), "quantization_config"),

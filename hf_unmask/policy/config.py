@@ -60,6 +60,8 @@ TRANSFORMERS_KEYS = frozenset({"transformers_version", "architectures", "dtype",
 _RUNTIME_KEYS = frozenset({"name_or_path", "_name_or_path", "output_attentions"})
 # Only a caller may choose these: transformers downloads and runs a kernel for a name like "org/kernel".
 _CALLERS_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+# transformers makes keyword arguments of a file's keys, and this is the name of the first positional one.
+_NEVER_KEYS = _CALLERS_KEYS | {"self"}
 
 
 class _ShortRepr(reprlib.Repr):
@@ -177,7 +179,7 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with every refusal a `PolicyLoadError`. Returns the config."""
-        for key in sorted(_CALLERS_KEYS & config_dict.keys()):
+        for key in sorted(_NEVER_KEYS & config_dict.keys()):
             raise PolicyLoadError(key, shown(config_dict[key]), "no such key in a policy's config")
         try:
             return super().from_dict(dict(config_dict), **kwargs)  # a copy: `kwargs` are written into it
