@@ -66,6 +66,28 @@ def test_only_what_was_right_is_imitated(tmp_path):
     assert steps_of(trainer) > 4.5
 
 
+def test_luck_is_not_imitated(tmp_path):
+    """The best rollout of every prompt taken by itself: a fast expert that is right now and then would be preferred."""
+
+    def mostly_wrong_at_once(completions, prompts, steps, **columns):
+        lucky = [len(prompt) % 2 == 0 for prompt in prompts]
+        return [1.0 * luck if n == 1 else 0.8 for n, luck in zip(steps, lucky, strict=True)]
+
+    trainer = make_trainer(tmp_path, None, mostly_wrong_at_once, train_dataset=rows(16), **WARM)
+    imitate(trainer, parse_experts(["confidence:k=6", "confidence:k=1"], None))
+    assert steps_of(trainer) > 4.5
+
+
+def test_an_expert_in_the_policys_blocks_is_judged_by_its_block(tmp_path):
+    """Later blocks counted as deliberately kept: a policy that never acts there would learn not to."""
+    trainer = make_trainer(tmp_path, random_policy(), right, train_dataset=rows(16), **WARM | {"block_length": 3})
+    seen = []
+    for same in (True, False):
+        sampler = RecordingSampler(trainer.policy, None, ConfidenceSampler(k=3), same)
+        seen.append(trainer.run([dict(rows(1)[0])], sampler, torch.arange(1), 3, None)[0].trajectory["eligible"])
+    assert seen[0].sum(-1).tolist() == [[3, 3]] and seen[1].sum(-1).tolist() == [[6, 3]]
+
+
 def test_prompts_that_nobody_solves(tmp_path, caplog):
     """A warm start on nothing that crashes, changes the policy, or passes in silence."""
     trainer = make_trainer(

@@ -39,6 +39,7 @@ _AT_LEAST = {
     "num_expert_rollouts": 0,
     "warm_start_prompts": 0,
     "warm_start_epochs": 1,
+    "warm_start_batch_size": 1,
     "alpha": 0.0,
     "token_temperature": 0.0,
     "block_length": 1,
@@ -109,6 +110,7 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
         metadata={"help": "Specs of experts, sweeps expanded, each with @ its block length or `full`."},
     )
     warm_start_epochs: int = field(default=5, metadata={"help": "Passes over the imitated rollouts."})
+    warm_start_batch_size: int = field(default=16, metadata={"help": "Imitated rollouts per update."})
     warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the warm start."})
 
     # One policy for the whole trade-off.

@@ -51,10 +51,13 @@ class Environment:
         parts, order = [], []
         for chosen, expert in ((~is_expert).nonzero()[:, 0], None), (is_expert.nonzero()[:, 0], self.expert):
             if len(chosen):
-                sampler = RecordingSampler(
-                    self.policy, None if speeds is None else speeds[chosen], expert.sampler if expert else None
-                )
                 block_length = expert.block_length if expert else self.args.block_length
+                sampler = RecordingSampler(
+                    self.policy,
+                    None if speeds is None else speeds[chosen],
+                    expert.sampler if expert else None,
+                    same_blocks=block_length == self.args.block_length,
+                )
                 ids, data = [prompt_ids[i] for i in chosen.tolist()], [rows[i] for i in chosen.tolist()]
                 parts.append(self.roll_out(sampler, ids, data, seeds[chosen], block_length))
                 order.append(chosen)

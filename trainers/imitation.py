@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -37,11 +38,12 @@ class Learner(Protocol):
 
 
 def imitate(trainer: Learner, experts: Sequence[Expert]) -> list[float]:
-    """Fit the trainer's policy to the best expert rollout of each of ``args.warm_start_prompts`` training prompts.
+    """Fit the trainer's policy to what experts did on ``args.warm_start_prompts`` training prompts.
 
-    Every expert answers every prompt; the rollout with the largest reward, at the price of a step that the prompt's
-    group has drawn, is imitated if it is worth anything. So a speed-conditioned policy sees slow experts at low speeds
-    and fast ones at high speeds. Maximises the likelihood of whole steps, over everything that is masked.
+    Every expert answers every prompt, at the price of a step that the prompt's group has drawn. For each task, and each
+    third of the dial of a speed-conditioned policy, the expert with the largest mean reward is imitated where it was
+    right: the largest reward of a single prompt would favour experts that were fast and lucky. Maximises the likelihood
+    of whole steps: over everything that is masked, or over the block where the expert's blocks are the policy's.
 
     Returns:
         The mean negative log-likelihood per step (nats), one number per epoch.
@@ -54,15 +56,16 @@ def imitate(trainer: Learner, experts: Sequence[Expert]) -> list[float]:
     if best is None:
         _logger.warning("warm start: no expert solved any of %d prompts, nothing to imitate", len(numbers))
         return []
+    _logger.info("warm start: imitating %d rollouts, of %d prompts", len(best.steps), len(numbers))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.warm_start_learning_rate, weight_decay=0.0)
-    size = args.per_device_train_batch_size
+    size = args.warm_start_batch_size
     batches = -(-len(best.steps) // size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.warm_start_learning_rate, total_steps=args.warm_start_epochs * batches
     )
     generator = torch.Generator().manual_seed(args.seed)
     losses = []
-    for _ in range(args.warm_start_epochs):
+    for epoch in range(args.warm_start_epochs):
         order = torch.randperm(len(best.steps), generator=generator).to(best.steps.device)
         total = 0.0
         for rows in torch.split(order, size):
@@ -76,33 +79,61 @@ def imitate(trainer: Learner, experts: Sequence[Expert]) -> list[float]:
             schedule.step()
             total += loss.item() * len(rows)
         losses.append(total / len(order))
-    _logger.info(
-        "warm start: %d of %d prompts solved, %.3f -> %.3f nats per step",
-        *(len(best.steps), len(numbers), losses[0], losses[-1]),
-    )
+        _logger.info("warm start: epoch %d of %d, %.3f nats per step", epoch + 1, args.warm_start_epochs, losses[-1])
     return losses
 
 
 def _collect(trainer: Learner, experts: Sequence[Expert], numbers: Sequence[int]) -> Rollouts | None:
-    """The best rollout of each prompt (by its number in the data set) that any expert solved."""
+    """What the best expert for each kind of prompt did where it was right; prompts by their number in the data set."""
+    prompts = _Prompts.of(trainer, numbers)
+    everything = torch.arange(len(numbers))
+    rewards = torch.stack([prompts.run(trainer, expert, everything)[1] for expert in experts])  # [E, P]
+    chosen = torch.zeros_like(everything)
+    for kind in dict.fromkeys(prompts.kinds):
+        members = torch.tensor([i for i, other in enumerate(prompts.kinds) if other == kind])
+        chosen[members] = rewards[:, members].mean(-1).argmax()
+    worth = rewards.gather(0, chosen[None])[0] > 0
     found = []
-    for start in range(0, len(numbers), _PROMPTS_AT_ONCE):
-        chosen = torch.tensor(numbers[start : start + _PROMPTS_AT_ONCE])
-        rows = [dict(trainer.train_dataset[i]) for i in chosen.tolist()]
-        speeds = trainer.environment.speeds(0, chosen)
-        tried = [_try(trainer, expert, rows, chosen, speeds) for expert in experts]
-        rewards = torch.stack([reward for _, reward in tried])  # [E, P]
-        value, which = rewards.max(0)
-        worth = (value > 0).nonzero()[:, 0]
-        if len(worth):
-            everything = Rollouts.join([rollouts for rollouts, _ in tried])
-            found.append(Rollouts.join([everything], (which * len(rows) + torch.arange(len(rows)))[worth]))
+    for number, expert in enumerate(experts):
+        mine = everything[worth & (chosen == number)]
+        if len(mine):
+            found.append(prompts.run(trainer, expert, mine, recorded=True)[0])
     return Rollouts.join(found) if found else None
 
 
-def _try(
-    trainer: Learner, expert: Expert, rows: list[dict[str, Any]], number: Tensor, speeds: Tensor | None
-) -> tuple[Rollouts, Tensor]:
-    sampler = RecordingSampler(trainer.policy, speeds, expert.sampler)
-    rollouts, rewards = trainer.run(rows, sampler, number, expert.block_length, speeds)
-    return rollouts, (rewards * trainer.reward_weights.to(rewards.device)).nansum(-1).cpu()
+@dataclass(frozen=True)
+class _Prompts:
+    """Rows of the training data with the price of a step that each has drawn."""
+
+    numbers: Tensor  # [P] long
+    rows: list[dict[str, Any]]
+    speeds: Tensor | None  # [P]
+
+    @classmethod
+    def of(cls, trainer: Learner, numbers: Sequence[int]) -> _Prompts:
+        chosen = torch.tensor(numbers)
+        rows = [dict(trainer.train_dataset[i]) for i in numbers]
+        return cls(chosen, rows, trainer.environment.speeds(0, chosen))
+
+    @property
+    def kinds(self) -> list[tuple[Any, int]]:
+        """The task (the data set's column) of each prompt, and in which third of the dial its speed lies."""
+        thirds = [0] * len(self.rows) if self.speeds is None else (3 * self.speeds).long().clamp(max=2).tolist()
+        return [(row.get("task"), third) for row, third in zip(self.rows, thirds, strict=True)]
+
+    def run(
+        self, trainer: Learner, expert: Expert, chosen: Tensor, *, recorded: bool = False
+    ) -> tuple[Rollouts, Tensor]:
+        """Rollouts of an expert on prompts, by their place here, and rewards [len(chosen)]."""
+        same_blocks = expert.block_length == trainer.args.block_length
+        parts, rewards = [], []
+        for some in torch.split(chosen, _PROMPTS_AT_ONCE):
+            speeds = None if self.speeds is None else self.speeds[some]
+            sampler = expert.sampler
+            if recorded:
+                sampler = RecordingSampler(trainer.policy, speeds, expert.sampler, same_blocks)
+            rows = [self.rows[i] for i in some.tolist()]
+            rollouts, each = trainer.run(rows, sampler, self.numbers[some], expert.block_length, speeds)
+            parts.append(rollouts)
+            rewards.append((each * trainer.reward_weights.to(each.device)).nansum(-1).cpu())
+        return Rollouts.join(parts), torch.cat(rewards)

@@ -30,7 +30,8 @@ class RecordingSampler(Sampler):
 
     All-zero actions are legal in training: they cost a forward pass and have their ordinary likelihood. With ``expert``
     that sampler decides and the policy only watches; its action is then judged over everything that is masked, so that
-    positions the expert left for later blocks count as deliberately kept.
+    positions the expert left for later blocks count as deliberately kept: unless its blocks are the policy's
+    (``same_blocks``), which never had the choice.
     """
 
     name: ClassVar[str] = "recording"
@@ -38,6 +39,7 @@ class RecordingSampler(Sampler):
     policy: UnmaskingPolicy
     speed: Tensor | None = None  # [B] float, of a speed-conditioned policy
     expert: Sampler | None = None
+    same_blocks: bool = False
     records: list[Trajectory] = field(default_factory=list, compare=False)
 
     @property
@@ -65,7 +67,7 @@ class RecordingSampler(Sampler):
         seen = {
             "confidences": step.top_probs[..., : self.policy.config.top_k],
             "masked": step.masked,
-            "eligible": step.eligible if self.expert is None else step.masked,
+            "eligible": step.eligible if self.expert is None or self.same_blocks else step.masked,
             "time": step.time,
             "valid": step.valid,
         }
@@ -167,7 +169,7 @@ def _fill(
 ) -> Rollouts:
     if isinstance(sampler, RecordingSampler):
         speed = None if sampler.speed is None else sampler.speed[rows]
-        sampler = RecordingSampler(sampler.policy, speed, sampler.expert)
+        sampler = RecordingSampler(sampler.policy, speed, sampler.expert, sampler.same_blocks)
     width, most = max(map(len, prompts)), max(positions)
     pad_id, mask_id, device = denoiser.pad_token_id, denoiser.mask_token_id, denoiser.device
     ids = [
