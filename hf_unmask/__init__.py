@@ -21,6 +21,8 @@ _HOME = {
     "Selection": "step",
     "Step": "step",
     "StepEvent": "output",
+    "RowStream": "generation",
+    "StreamedRow": "output",
     "Trajectory": "output",
     "UnmaskOutput": "output",
     "UnmaskingGenerationConfig": "configuration",
@@ -30,6 +32,7 @@ _HOME = {
     "detach": "attaching",
     "evaluate_samplers": "evaluation.running",
     "generate": "generation",
+    "generate_stream": "generation",
     "load_tiny": "tiny",
     "parse_sampler": "specs",
     "samplers": "samplers",
@@ -41,10 +44,12 @@ __all__ = [
     "Needs",
     "Noise",
     "PolicyLoadError",
+    "RowStream",
     "Sampler",
     "Selection",
     "Step",
     "StepEvent",
+    "StreamedRow",
     "Trajectory",
     "UnmaskOutput",
     "UnmaskingGenerationConfig",
@@ -55,6 +60,7 @@ __all__ = [
     "detach",
     "evaluate_samplers",
     "generate",
+    "generate_stream",
     "load_tiny",
     "parse_sampler",
     "samplers",
@@ -66,8 +72,8 @@ if TYPE_CHECKING:
     from hf_unmask.configuration import UnmaskingGenerationConfig
     from hf_unmask.denoisers import Denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
-    from hf_unmask.generation import generate
-    from hf_unmask.output import StepEvent, Trajectory, UnmaskOutput
+    from hf_unmask.generation import RowStream, generate, generate_stream
+    from hf_unmask.output import StepEvent, StreamedRow, Trajectory, UnmaskOutput
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.policy.config import PolicyLoadError
     from hf_unmask.samplers.base import Sampler

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hf_unmask.configuration import UnmaskingGenerationConfig, seeds
 from hf_unmask.denoisers import Denoiser
@@ -34,12 +35,33 @@ class Rows:
     block: Tensor  # [R] long, active block
     block_steps: Tensor  # [R] long, steps made in it
     steps: Tensor  # [R] long, steps made
+    passes: Tensor  # [R] long, steps that ran on the row, those after its end included
+    finished: Tensor  # [R] bool, nothing is left to do
+    fault: Tensor  # [R] long, 0 or 4 * (step of the first fault) + (which it was, from 1)
     sampler_state: State = None
 
     def take(self, index: Tensor) -> Rows:
         """The rows at ``index`` [R'] long."""
         kept = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "sampler_state"}
         return Rows(**kept, sampler_state=take_state(self.sampler_state, index))
+
+    def and_rows(self, others: Rows) -> Rows:
+        """These rows, then the others."""
+        both = {f.name: (getattr(self, f.name), getattr(others, f.name)) for f in fields(self)}
+        mine, theirs = both.pop("sampler_state")
+        state = join_states(mine, theirs, len(self.number), len(others.number))
+        return Rows(**{name: torch.cat(pair) for name, pair in both.items()}, sampler_state=state)
+
+    def without(self, columns: int) -> Rows:
+        """The same sequences with so many columns of padding dropped on the left, or added if negative."""
+        if columns == 0:
+            return self
+        return replace(
+            self,
+            tokens=pad(self.tokens, (-columns, 0)),
+            attended=pad(self.attended, (-columns, 0)),
+            positions=(self.positions - columns).clamp(min=0),
+        )
 
     def canvas(self) -> Tensor:
         """[R, L] long, the tokens at the canvas positions."""
@@ -66,13 +88,25 @@ def take_state(state: State, index: Tensor) -> State:
     return type(state)(take_state(part, index) for part in state)
 
 
+def join_states(first: State, second: State, rows: int, others: int) -> State:
+    """Memories of ``rows`` rows and of ``others`` rows; memory that only one of them has yet is zero in the other."""
+    if first is None and second is None:
+        return None
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        if first is None:
+            first = second.new_zeros(rows, *second.shape[1:])
+        if second is None:
+            second = first.new_zeros(others, *first.shape[1:])
+        return torch.cat([first, second])
+    known = first if second is None else second
+    pairs = zip(first or [None] * len(known), second or [None] * len(known), strict=True)
+    return type(known)(join_states(a, b, rows, others) for a, b in pairs)
+
+
 def lay_out(
     denoiser: Denoiser, input_ids: Tensor, attention_mask: Tensor | None, config: UnmaskingGenerationConfig
-) -> tuple[Rows, Layout, Tensor]:
-    """Check the inputs and build the rows: every position to fill holds the mask token.
-
-    Returns rows, layout and the user-layout sequences [B, S] to write results into.
-    """
+) -> tuple[Rows, Layout]:
+    """Check the inputs and build the rows: every position to fill holds the mask token."""
     input_ids, attended, seed, fill = _inputs(denoiser, input_ids, attention_mask, config)
     new = int(config.max_new_tokens or 0)
     key = row_keys(seed, input_ids, attended, fill)
@@ -108,9 +142,11 @@ def lay_out(
             block=zeros,
             block_steps=zeros,
             steps=zeros,
+            passes=zeros,
+            finished=length == 0,
+            fault=zeros,
         ),
         Layout(source),
-        sequences,
     )
 
 

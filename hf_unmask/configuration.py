@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+CacheMode = Literal["prefix", "dual"]
 #: Options and their defaults. ``None`` means "take it from the model, or do without".
 DEFAULTS: dict[str, Any] = {
     "max_new_tokens": None,
@@ -29,8 +30,17 @@ DEFAULTS: dict[str, Any] = {
     "pad_token_id": None,
     "output_trajectory": False,
     "return_dict_in_generate": False,
+    "slots": None,
+    "check_every": 1,
+    "cache": None,
+    "cache_refresh": None,
 }
 _GREEDY = {name: DEFAULTS[name] for name in ("do_sample", "temperature", "top_k", "top_p")}
+#: Whole numbers and their least value.
+_LEAST = {
+    **{"max_new_tokens": 0, "block_length": 1, "num_return_sequences": 1, "top_k": 1},
+    **{"slots": 1, "check_every": 1, "cache_refresh": 1},
+}
 _TENSORS = ("seed", "fill_mask")
 _IDS = ("mask_token_id", "eos_token_id", "pad_token_id")
 #: What a ``GenerationConfig`` can ask for that a canvas cannot do, with the values that ask for nothing.
@@ -93,6 +103,14 @@ class UnmaskingGenerationConfig(GenerationConfig):
         mask_token_id, eos_token_id, pad_token_id: override what the model says.
         output_trajectory: record the canvas after every step (`UnmaskOutput.trajectory`).
         return_dict_in_generate: return an `UnmaskOutput` instead of the sequences.
+        slots: rows that are filled at once; the others wait and take the place of finished ones. None: all. No row's
+            result depends on it.
+        check_every: steps between two looks at whether a row has finished or failed, the only times a step waits for
+            the device. Rows that have finished meanwhile are run on without being charged (``forwards_run``).
+        cache: keep keys and values between the forward passes of a block, an approximation that changes results:
+            ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it. None: off.
+        cache_refresh: with a cache, steps after which a row is computed as a whole again inside a block. None: only
+            when it enters a block.
     """
 
     block_length: int | None
@@ -101,6 +119,10 @@ class UnmaskingGenerationConfig(GenerationConfig):
     mask_token_id: int | None
     stop_at_eos: bool
     output_trajectory: bool
+    slots: int | None
+    check_every: int
+    cache: CacheMode | None
+    cache_refresh: int | None
 
     def __init__(self, **kwargs: Any):
         own = {name: kwargs.pop(name, default) for name, default in DEFAULTS.items()}
@@ -118,8 +140,12 @@ class UnmaskingGenerationConfig(GenerationConfig):
         if "output_trajectory" not in self.__dict__:
             return  # called by the parent's constructor, before our options are set
         refuse_unsupported(self)
-        for name, bound in (("max_new_tokens", 0), ("block_length", 1), ("num_return_sequences", 1), ("top_k", 1)):
+        for name, bound in _LEAST.items():
             _int_at_least(name, getattr(self, name), bound)
+        if self.cache not in (None, *get_args(CacheMode)):
+            raise ValueError(f"`cache` must be 'prefix', 'dual' or None, got {self.cache!r}")
+        if self.cache_refresh is not None and self.cache is None:
+            raise ValueError(f"`cache_refresh={self.cache_refresh}` needs a cache: pass cache='prefix' or 'dual'")
         _check_draw(self.temperature, self.top_p)
         if self.do_sample is False and self.temperature:
             raise ValueError(f"`do_sample=False` contradicts `temperature={self.temperature}`: drop one of them")

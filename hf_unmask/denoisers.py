@@ -1,6 +1,8 @@
 """Adapters: everything that a family of denoisers does differently ends here.
 
-A ``Denoiser`` is asked for logits *at given positions* of left-padded sequences. Mask id, logit shift, attention
+A ``Denoiser`` is asked for logits *at given positions* of left-padded sequences, and computes them nowhere else where
+the model allows it: its output layer is a module of its own, and what it returns is what the model returns. That is
+checked in every pass, and a model that goes on computing with its logits is run whole. Mask id, logit shift, attention
 convention, positions, stop ids and dtype are settled when it is made, in this order: explicit argument,
 ``generation_config``, ``config``, tokenizer, family table. Nothing is guessed: an unknown model is an error.
 """
@@ -9,13 +11,17 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from hf_unmask.caching import RowCache
+from hf_unmask.head import Prediction, held_back
 
 Attention = Literal["2d", "4d"]
 
@@ -29,14 +35,23 @@ class Family:
     stop_token_ids: tuple[int, ...] = ()
     shift: int = 0  # 1: the logits at position i - 1 predict position i
     attention: Attention = "2d"  # "2d": padding mask [B, S]; "4d": boolean [B, 1, S, S]
+    known: bool = True  # whether the output layer is where transformers keeps it
+    cache_refusal: str | None = None  # why keys and values cannot be kept; None: its layers take a ``Cache``
 
 
 #: By ``config.model_type``.
 FAMILIES: dict[str, Family] = {
-    "llada": Family("LLaDA", mask_token_id=126336, stop_token_ids=(126081, 126348)),
+    "llada": Family(
+        "LLaDA",
+        mask_token_id=126336,
+        stop_token_ids=(126081, 126348),
+        cache_refusal="its forward asserts that there is no cache",
+    ),
     "Dream": Family("Dream", mask_token_id=151666, stop_token_ids=(151643,), shift=1, attention="4d"),
 }
-_NATIVE = Family("native masked LM", mask_token_id=None)
+_NATIVE = Family("native masked LM", mask_token_id=None, cache_refusal="its layers do not take past_key_values")
+#: Native classes whose layers take ``past_key_values``.
+_NATIVE_CACHING = {"eurobert"}
 #: Native classes whose position ids start behind the padding id.
 _OFFSET_POSITIONS = {
     *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
@@ -44,6 +59,8 @@ _OFFSET_POSITIONS = {
 }
 #: Native classes whose padding leaks into the text (convolution, pooling, approximate attention, positions by column).
 _NOT_PADDABLE = {"convbert", "fnet", "funnel", "mra", "nystromformer", "perceiver", "reformer", "yoso"}
+#: Models found to compute with the logits of their output layer, or without calling it as a module.
+_WHOLE_LOGITS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +80,12 @@ class Denoiser:
     position_offset: int
     max_length: int | None
     accepts: frozenset[str]
+    #: Runs on the positions asked for only. None (and in unknown models): the model's logits are taken as they come.
+    output_layer: nn.Module | None
+    #: Why keys and values cannot be kept between passes, None if they can.
+    cache_refusal: str | None
+    #: Whether the model understands ``attention_mask=None`` as no padding.
+    maskless: bool
 
     @classmethod
     def resolve(
@@ -139,6 +162,9 @@ class Denoiser:
             position_offset=offset,
             max_length=None if limit is None else int(limit) - offset,
             accepts=frozenset(inspect.signature(model.forward).parameters),
+            output_layer=_output_layer(model) if family.known else None,
+            cache_refusal=_cache_refusal(model, family),
+            maskless=family.known and family.attention == "2d" and attention in (None, "2d"),
         )
 
     def __post_init__(self) -> None:
@@ -166,45 +192,117 @@ class Denoiser:
         return (next(self.model.parameters()) if embeddings is None else embeddings.weight).device
 
     def __call__(
-        self, tokens: Tensor, attended: Tensor, positions: Tensor, *, hidden: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        tokens: Tensor,
+        attended: Tensor | None,
+        positions: Tensor,
+        *,
+        hidden: bool = False,
+        cache: RowCache | None = None,
+    ) -> Prediction:
         """One forward pass.
 
-        tokens [B, S] long and attended [B, S] bool, left-padded; positions [B, W] long, places in the sequence ->
-        logits [B, W, V] that predict these places, in the model's dtype, and with ``hidden`` the last hidden states
-        [B, W, D] they were computed from (else None).
+        Args:
+            tokens: [B, S] long, left-padded.
+            attended: [B, S] bool, not padding. None: there is none, which saves the model looking for it.
+            positions: [B, W] long, places in the sequence whose logits are wanted.
+            hidden: also the last hidden states that these logits are computed from.
+            cache: keys and values of the columns that the pass leaves out, and what these are.
+
+        Returns:
+            Logits [B, W, V] that predict the positions, in the model's dtype, and hidden states [B, W, D].
+
+        Raises:
+            ValueError: hidden states that the model does not return.
         """
         if self.model.training:
             warnings.warn(f"{type(self.model).__name__} is in training mode: call model.eval()", stacklevel=2)
-        real = attended.long()
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": self._mask(attended, real)}
-        places = (real.cumsum(-1) - 1).clamp(min=0)
-        if self.position_offset:
-            places = places + self.position_offset
-        extras = {"position_ids": places, "use_cache": False, "return_dict": True}
-        inputs |= {name: value for name, value in extras.items() if name in self.accepts}
+        cells = self.sources(positions, attended)
+        columns = None if cache is None else cache.columns
+        inputs = self._inputs(tokens, attended, columns)
+        if cache is not None:
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        if columns is not None:
+            query = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
+            cells = torch.zeros_like(tokens).scatter(1, columns, query).gather(1, cells)
         if hidden:
             inputs["output_hidden_states"] = True
-        output = self.model(**inputs)
-        if self.shift:
-            # the first real token has nothing before it and is read at itself, wherever padding puts it
-            first = attended.int().argmax(-1, keepdim=True)
-            positions = torch.maximum(positions - self.shift, first)
-        if not hidden:
-            return _at(output.logits, positions), None
+        output, source, project = self._forward(inputs)
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        return Prediction(
+            source=source.flatten(0, 1),
+            cells=rows * source.shape[1] + cells,
+            vocab_size=self.vocab_size,
+            project=project,
+            hidden=self._hidden(output, cells) if hidden else None,
+        )
+
+    def _hidden(self, output: Any, cells: Tensor) -> Tensor:
+        """[B, W, D], last hidden states at ``cells`` [B, W] of the columns that were computed."""
         states = getattr(output, "hidden_states", None)
         if states is None:
             raise ValueError(
                 f"{type(self.model).__name__} returns no hidden states with output_hidden_states=True: "
                 "use a sampler that does not read them"
             )
-        return _at(output.logits, positions), _at(states[-1], positions)
+        return _at(states[-1], cells)
 
-    def _mask(self, attended: Tensor, real: Tensor) -> Tensor:
-        if self.attention == "2d":
-            return real
-        # padded queries see the real keys too: a fully masked row would be NaN in some kernels
-        return attended[:, None, None, :].expand(-1, 1, attended.shape[1], -1)
+    def sources(self, positions: Tensor, attended: Tensor | None) -> Tensor:
+        """Columns whose logits predict ``positions``, both [B, W] long."""
+        if not self.shift:
+            return positions
+        if attended is None:
+            return (positions - self.shift).clamp(min=0)
+        # the first real token has nothing before it and is read at itself, wherever padding puts it
+        first = attended.int().argmax(-1, keepdim=True)
+        return torch.maximum(positions - self.shift, first)
+
+    def _inputs(self, tokens: Tensor, attended: Tensor | None, columns: Tensor | None) -> dict[str, Any]:
+        """Arguments of the model's forward for all columns, or for ``columns`` [B, Q] long."""
+        known = torch.ones_like(tokens, dtype=torch.bool) if attended is None else attended
+        places = (known.cumsum(-1) - 1).clamp(min=0) + self.position_offset
+        mask: Tensor | None
+        if columns is not None:
+            tokens, places = tokens.gather(1, columns), places.gather(1, columns)
+            mask = self._rectangle(attended, known, columns.shape[1])
+        elif attended is None and self.maskless:
+            mask = None
+        elif self.attention == "2d":
+            mask = known.long()
+        else:
+            # padded queries see the real keys too: a fully masked row would be NaN in some kernels
+            mask = known[:, None, None, :].expand(-1, 1, known.shape[1], -1)
+        extras = {"position_ids": places, "use_cache": False, "return_dict": True}
+        extras = {name: value for name, value in extras.items() if name in self.accepts}
+        return {"input_ids": tokens, "attention_mask": mask, **extras}
+
+    def _rectangle(self, attended: Tensor | None, known: Tensor, queries: int) -> Tensor | None:
+        """[B, 1, Q, S], the mask of a pass over some columns."""
+        mask = known[:, None, None, :].expand(-1, 1, queries, -1)
+        eager = getattr(self.model.config, "_attn_implementation", None) == "eager"
+        if eager and self.attention == "2d":  # a native class adds its mask
+            dtype = next(self.model.parameters()).dtype
+            return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return None if attended is None and self.maskless else mask
+
+    def _forward(self, inputs: dict[str, Any]) -> tuple[Any, Tensor, Callable[[Tensor], Tensor] | None]:
+        """The model's output, and what logits are made of: [B, S, D] and how, or the logits [B, S, V] and None."""
+        layer = None if self.model in _WHOLE_LOGITS else self.output_layer
+        with held_back(layer, inputs["input_ids"].shape) as held:
+            output = self.model(**inputs)
+        if held.states is None:
+            return output, output.logits, None
+        if held.is_answer(output.logits):
+            return output, held.states, self.project
+        _WHOLE_LOGITS.add(self.model)
+        return self._forward(inputs)
+
+    def project(self, states: Tensor) -> Tensor:
+        """Logits [N, V] of what goes into the output layer [N, D]."""
+        if self.output_layer is None:
+            raise ValueError(f"{type(self.model).__name__} has no output layer that can be run on its own")
+        logits: Tensor = self.output_layer(states)
+        return logits
 
 
 def _at(values: Tensor, positions: Tensor) -> Tensor:
@@ -228,13 +326,13 @@ def _family(model: nn.Module, shift: int | None, attention: Attention | None) ->
                 f"{type(model).__name__} (model_type {model_type!r}) is an encoder-decoder or cannot be left-padded: "
                 "use an encoder such as ModernBertForMaskedLM"
             )
-        return _NATIVE
+        return replace(_NATIVE, cache_refusal=None) if model_type in _NATIVE_CACHING else _NATIVE
     if shift is None or attention is None:
         raise ValueError(
             f"{type(model).__name__} (model_type {model_type!r}) is neither a native masked language model nor of a "
             f"known family ({', '.join(FAMILIES)}): say how it predicts with shift=0 or 1 and attention='2d' or '4d'"
         )
-    return Family(type(model).__name__, mask_token_id=None)
+    return Family(type(model).__name__, mask_token_id=None, known=False, cache_refusal="it is of no known family")
 
 
 def _first(sources: tuple[Any, ...], name: str, default: Any) -> Any:
@@ -252,6 +350,20 @@ def _embeddings(model: nn.Module) -> nn.Embedding | None:
     except NotImplementedError:  # transformers' default, where it does not find them
         return None
     return embeddings if isinstance(embeddings, nn.Embedding) else None
+
+
+def _cache_refusal(model: nn.Module, family: Family) -> str | None:
+    """Why keys and values cannot be kept, None if they can."""
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", "sdpa")
+    if family.cache_refusal is None and kernel not in ("sdpa", "eager"):
+        return f"attention {kernel!r} takes no mask [B, 1, Q, S]: load it with attn_implementation='sdpa' or 'eager'"
+    return family.cache_refusal
+
+
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    """The layer that makes logits, None if the model does not tell."""
+    layer = getattr(model, "get_output_embeddings", lambda: None)()
+    return layer if isinstance(layer, nn.Module) and not isinstance(layer, nn.Embedding) else None
 
 
 def _vocab_size(model: nn.Module) -> int:

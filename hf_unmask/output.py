@@ -24,6 +24,7 @@ class UnmaskOutput(ModelOutput):
     # ``ModelOutput`` wants defaults; all but the trajectory are always set
     sequences: Tensor = None  # type: ignore[assignment]  # [B, S] long
     nfe: Tensor = None  # type: ignore[assignment]  # [B] long, forward passes this row needed (guidance: two a step)
+    forwards_run: Tensor = None  # type: ignore[assignment]  # [B] long, the same and those run after the row's end
     steps: Tensor = None  # type: ignore[assignment]  # [B] long, denoising steps
     tokens_per_forward: Tensor = None  # type: ignore[assignment]  # [B] float, positions opened / nfe
     step_map: Tensor = None  # type: ignore[assignment]  # [B, S] long, step (from 0) of opening; -1 prompt or never
@@ -41,3 +42,11 @@ class StepEvent:
     masked: Tensor  # [R, L] bool, still undecided after the step
     opened: Tensor  # [R, L] bool, opened in this step
     confidence: Tensor  # [R, L] float, what the sampler read (probability of the proposal); NaN elsewhere
+
+
+@dataclass(frozen=True)
+class StreamedRow:
+    """A finished row of ``generate_stream``."""
+
+    index: int  # place among the rows of the call
+    output: UnmaskOutput  # of this row alone, without padding: what ``generate`` returns for its prompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,14 +12,66 @@ from torch import Tensor
 
 from hf_unmask.step import Needs, Quantity
 
+#: From this vocabulary on, maxima are searched in two stages: the CPU's search with indices is not vectorised.
+_WIDE = 4096
+_SEGMENT = 128
+#: Numbers that stay in a core's cache between the passes over them.
+_CACHED = 1 << 18
+
 
 @dataclass(frozen=True)
 class Reading:
-    """Outcome of one forward pass inside the window."""
+    """Outcome of one forward pass; leading shape [N] positions as read, or [B, W] in the window."""
 
-    proposal: Tensor  # [B, W] long
+    proposal: Tensor  # [N] long
     quantities: dict[Quantity, Tensor]
-    finite: Tensor  # [B, W] bool, False where the logits hold NaN or +inf, or nothing may be written
+    finite: Tensor  # [N] bool, False where the logits hold NaN or +inf, or nothing may be written
+
+    @classmethod
+    def join(cls, parts: Iterable[Reading]) -> Reading:
+        """Positions of all parts, one part after another."""
+        parts = list(parts)
+        names = parts[0].quantities
+        return cls(
+            torch.cat([part.proposal for part in parts]),
+            {name: torch.cat([part.quantities[name] for part in parts]) for name in names},
+            torch.cat([part.finite for part in parts]),
+        )
+
+    def in_window(self, places: Tensor, wanted: Tensor, standing: Tensor) -> Reading:
+        """Put positions [B, n] at their ``places`` [B, n] of a window [B, W], those that are ``wanted`` [B, n] bool.
+
+        Elsewhere quantities are 0 and the proposal is what is ``standing`` there, [B, W] long.
+        """
+
+        def placed(values: Tensor, background: Tensor) -> Tensor:
+            cell = (*places.shape, *(1 for _ in values.shape[2:]))
+            index = places.reshape(cell).expand(*places.shape, *values.shape[2:])
+            values = torch.where(wanted.reshape(cell), values, background.gather(1, index))
+            return background.scatter(1, index, values)
+
+        return Reading(
+            placed(self.proposal, standing),
+            {
+                name: placed(values, values.new_zeros(*standing.shape, *values.shape[2:]))
+                for name, values in self.quantities.items()
+            },
+            placed(self.finite, torch.ones_like(standing, dtype=torch.bool)),
+        )
+
+    def take(self, rows: Tensor) -> Reading:
+        """The rows at ``rows`` [R] long of [B, n]."""
+        return Reading(
+            self.proposal[rows], {name: values[rows] for name, values in self.quantities.items()}, self.finite[rows]
+        )
+
+    def by_row(self, rows: int) -> Reading:
+        """[rows * n] -> [rows, n]."""
+        return Reading(
+            self.proposal.reshape(rows, -1),
+            {name: values.reshape(rows, -1, *values.shape[1:]) for name, values in self.quantities.items()},
+            self.finite.reshape(rows, -1),
+        )
 
 
 @dataclass(frozen=True)
@@ -29,13 +82,8 @@ class TokenDraw:
     top_k: int | None = None
     top_p: float | None = None
 
-    def __call__(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """logits [B, W, V] float, noise [B, W] uniform -> [B, W] long, by inverting the cumulative distribution.
-
-        Without noise the most probable tokens.
-        """
-        if self.temperature == 0.0 or noise is None:
-            return logits.argmax(-1)
+    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """logits [n, V] float, noise [n] uniform -> [n] long, by inverting the cumulative distribution."""
         logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(self.top_k, dim=-1).values[..., -1:], -math.inf)
@@ -56,23 +104,39 @@ def _invert(weights: Tensor, noise: Tensor) -> Tensor:
     return torch.minimum(drawn, last)
 
 
-def read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, banned: tuple[int, ...]) -> Reading:
-    """Draw proposals and compute the declared quantities.
+def read(
+    pieces: Iterable[Tensor], needs: Needs, draw: TokenDraw, noise: Tensor | None, banned: tuple[int, ...]
+) -> Reading:
+    """Draw proposals and compute the declared quantities, piece by piece.
 
-    logits [B, W, V] in any float dtype (computed in float32, or float64 if they are), noise [B, W]. ``banned`` tokens
-    (the mask token, and what the user suppresses) take part in nothing: their logits are removed before the softmax.
+    pieces of logits [n, V] in any float dtype (computed in float32, or float64 if they are; overwritten), noise [N]
+    for the draw (None: the most probable tokens).
+    ``banned`` tokens (the mask token, and what the user suppresses) take part in nothing: their logits are removed
+    before the softmax.
     """
+    parts, start = [], 0
+    for logits in pieces:
+        end = start + len(logits)
+        parts.append(_read(logits, needs, draw, None if noise is None else noise[start:end], banned))
+        start = end
+    return Reading.join(parts)
+
+
+def _read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, banned: tuple[int, ...]) -> Reading:
+    """The same for one piece [n, V]."""
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
-    logits = logits.index_fill(-1, _indices(banned, logits.device), -math.inf)
-    log_sum = logits.logsumexp(-1)
-    proposal = draw(logits, noise)
+    logits.index_fill_(-1, _indices(banned, logits.device), -math.inf)
+    best, leader = _largest(logits)
+    log_sum = _log_sum(logits, best)
+    proposal = leader if noise is None else draw(logits, noise)
     quantities: dict[Quantity, Tensor] = {}
     if "confidence" in needs.quantities:
         quantities["confidence"] = (logits.gather(-1, proposal[..., None])[..., 0] - log_sum).exp()
     if needs.quantities & {"margin", "top_probs"}:
         count = max(needs.top_k, 2 if "margin" in needs.quantities else 1)
-        largest = (logits.topk(count, dim=-1).values - log_sum[..., None]).exp()
+        values = best[..., None] if count == 1 else logits.topk(count, dim=-1).values
+        largest = (values - log_sum[..., None]).exp()
         if "margin" in needs.quantities:
             quantities["margin"] = largest[..., 0] - largest[..., 1]
         if "top_probs" in needs.quantities:
@@ -84,6 +148,33 @@ def read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, ba
         if "probs" in needs.quantities:
             quantities["probs"] = probs
     return Reading(proposal, quantities, log_sum.isfinite())
+
+
+def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit and its first index, both [n]; NaN where there is one."""
+    size = logits.shape[-1]
+    if logits.device.type != "cpu" or size < _WIDE:
+        found = logits.max(-1)
+        return found.values, found.indices
+    whole = size - size % _SEGMENT
+    tops = logits[:, :whole].reshape(len(logits), -1, _SEGMENT).amax(-1)
+    if whole < size:
+        tops = torch.cat([tops, logits[:, whole:].amax(-1, keepdim=True)], dim=-1)
+    place = tops.argmax(-1, keepdim=True) * _SEGMENT + torch.arange(_SEGMENT)
+    place = place.clamp(max=size - 1)  # repeats the last one, and the first of equals counts
+    inner = logits.gather(-1, place).argmax(-1, keepdim=True)
+    leader = place.gather(-1, inner)
+    return logits.gather(-1, leader)[:, 0], leader[:, 0]
+
+
+def _log_sum(logits: Tensor, best: Tensor) -> Tensor:
+    """log(sum(exp(logits))) [n], given the largest logits [n]."""
+    if logits.device.type != "cpu" or logits.numel() <= _CACHED:
+        return (logits - best[:, None]).exp_().sum(-1).log_().add_(best)
+    step = max(_CACHED // logits.shape[-1], 1)
+    starts = range(0, len(logits), step)
+    sums = [(logits[at : at + step] - best[at : at + step, None]).exp_().sum(-1) for at in starts]
+    return torch.cat(sums).log_().add_(best)
 
 
 @lru_cache(maxsize=16)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_unmask.advancing import Made
 from hf_unmask.canvas import Rows
 from hf_unmask.output import StepEvent, Trajectory
-from hf_unmask.step import Step
 
 
 class Recording:
@@ -33,21 +33,24 @@ class Recording:
         if self.streamer is not None:
             self.streamer.put(prompt.cpu())
 
-    def step(self, rows: Rows, slots: Tensor, opened: Tensor, step: Step) -> None:
-        """After a step; opened [R, L] bool."""
+    def step(self, before: Rows, after: Rows, made: Made) -> None:
+        """After a step. Rows that had finished before it are left out."""
         if self.streamer is not None:
-            self._stream(rows)
+            self._stream(after)
         if self.on_step is None and self.events is None:
             return
+        step = made.step
         read = step.read.get("confidence")
         if read is None and "top_probs" in step.read:
             read = step.top_probs[..., 0]
-        confidence = torch.full(opened.shape, math.nan, device=opened.device)
+        confidence = torch.full(made.opened.shape, math.nan, device=made.opened.device)
         if read is not None:
-            known = torch.zeros_like(confidence).scatter_add(1, slots, torch.where(step.valid, read, 0).float())
-            seen = torch.zeros_like(confidence).scatter_add(1, slots, step.valid.float())
+            known = torch.zeros_like(confidence).scatter_add(1, step.index, torch.where(made.computed, read, 0).float())
+            seen = torch.zeros_like(confidence).scatter_add(1, step.index, made.computed.float())
             confidence = torch.where(seen > 0, known, confidence)
-        event = StepEvent(rows.number, rows.steps, rows.canvas(), rows.masked, opened, confidence)
+        values = (after.number, after.steps, after.canvas(), after.masked, made.opened, confidence)
+        at_work = ~before.finished
+        event = StepEvent(*(value[at_work] for value in values))
         if self.on_step is not None:
             self.on_step(event)
         if self.events is not None:
@@ -57,20 +60,18 @@ class Recording:
         """All recorded steps in one piece."""
         if self.events is None:
             return None
-        tokens, masked = [], []
-        canvas, undecided = self.start_canvas, self.start_masked
-        confidences = []
+        steps = self.start_masked.new_zeros(self.shape[0], dtype=torch.long)
         for event in self.events:
-            canvas = canvas.index_copy(0, event.rows, event.tokens)
-            undecided = undecided.index_copy(0, event.rows, event.masked)
-            confidence = torch.full(self.shape, math.nan, device=canvas.device)
-            tokens.append(canvas)
-            masked.append(undecided)
-            confidences.append(confidence.index_copy(0, event.rows, event.confidence))
-        if not tokens:
-            empty = self.start_canvas[:, None][:, :0]
-            return Trajectory(empty, empty.bool(), empty.float())
-        return Trajectory(torch.stack(tokens, 1), torch.stack(masked, 1), torch.stack(confidences, 1))
+            steps[event.rows] = event.steps
+        most = int(steps.max())
+        tokens, masked = (start[:, None].repeat(1, most, 1) for start in (self.start_canvas, self.start_masked))
+        confidence = torch.full(masked.shape, math.nan, device=masked.device)
+        for event in self.events:
+            cell = (event.rows, event.steps - 1)
+            tokens[cell], masked[cell], confidence[cell] = event.tokens, event.masked, event.confidence
+        last = torch.arange(most, device=steps.device).minimum((steps - 1).clamp(min=0)[:, None])[..., None]
+        last = last.expand(masked.shape)
+        return Trajectory(tokens.gather(1, last), masked.gather(1, last), confidence)
 
     def _stream(self, rows: Rows) -> None:
         canvas, length = rows.canvas()[0].cpu(), int(rows.length[0])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 Quantity = Literal["confidence", "entropy", "margin", "top_probs", "probs", "hidden"]
-Where = Literal["eligible", "canvas"]
+Where = Literal["eligible", "block", "canvas"]
 #: A sampler's own memory: a tensor or (nested) tuple of tensors whose first dimension is rows, or None.
 State = Any
 
@@ -25,7 +25,9 @@ class Needs:
     """The quantities a sampler reads, and where. Nothing else is computed."""
 
     quantities: frozenset[Quantity] = frozenset()
-    #: "eligible": the window is the active block. "canvas": the window is the whole canvas, decided positions included.
+    #: "eligible": the window is the active block, and nothing is computed at its decided positions: quantities are 0
+    #: and the proposal is the token that stands there. "block": the active block, decided positions included.
+    #: "canvas": the whole canvas, decided positions included.
     where: Where = "eligible"
     #: How many of the largest probabilities ``Step.top_probs`` holds.
     top_k: int = 1
@@ -61,7 +63,7 @@ class Step:
 
     Reading a quantity that the sampler did not declare in ``needs`` raises. All are float32 (float64 for a float64
     denoiser), from the softmax at temperature 1 over the tokens that may be written (the mask token is not one).
-    They are meaningful where ``valid`` is True.
+    They are meaningful where ``valid`` is True, and with ``where="eligible"`` where ``masked`` is.
     """
 
     proposal: Tensor  # [B, W] long, the token a position takes if it is opened now

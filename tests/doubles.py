@@ -86,6 +86,8 @@ class DreamDouble(Double):
         input_ids: Tensor,
         attention_mask: Tensor | str = "full",
         position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> MaskedLMOutput:
         if isinstance(attention_mask, str):
@@ -94,13 +96,20 @@ class DreamDouble(Double):
             mask = None
         else:
             rows, length = input_ids.shape
-            if attention_mask.dtype != torch.bool or attention_mask.shape != (rows, 1, length, length):
+            total = attention_mask.shape[-1] if use_cache else length
+            if attention_mask.dtype != torch.bool or attention_mask.shape != (rows, 1, length, total):
                 raise ValueError(f"attention_mask must be bool [B, 1, S, S], got {tuple(attention_mask.shape)}")
             if position_ids is None:
                 raise ValueError(f"a mask of shape {tuple(attention_mask.shape)} needs position_ids")
             mask = attention_mask
         hidden = bool(output_hidden_states)
-        output = self.backbone(input_ids, attention_mask=mask, position_ids=position_ids, output_hidden_states=hidden)
+        output = self.backbone(
+            input_ids,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            output_hidden_states=hidden,
+        )
         output.logits = output.logits.roll(-1, dims=1)
         return output
 

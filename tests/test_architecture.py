@@ -24,14 +24,17 @@ SOURCES |= {path.relative_to(ROOT): path for path in sorted((ROOT / "trainers").
 FILES = {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in SOURCES.items()}
 #: A module imports from earlier rows only. A name stands for itself; "name.*" for the modules below it.
 LAYERS = [
-    ["step", "randomness", "output", "configuration", "policy.config"],
+    ["step", "randomness", "output", "configuration", "head", "caching", "policy.config"],
     ["reading", "denoisers", "policy.distribution"],
     ["canvas", "custom_generate", "policy.compatibility", "policy.model"],
     ["policy.hub"],
     ["policy.loading"],
     ["policy.pretrained"],
-    ["stopping", "recording", "policy.decision"],
-    ["policy"],
+    ["stopping", "policy.decision"],
+    ["policy", "run"],
+    ["advancing"],
+    ["recording"],
+    ["pool"],
     ["generation"],
     ["attaching", "calibration", "samplers.base"],
     ["samplers.ranked", "samplers.threshold"],
@@ -137,7 +140,7 @@ def calls(module: str) -> set[str]:
 
 def test_the_denoiser_is_called_in_one_place():
     callers = {m for m in FILES if any(re.search(r"(^|\.)_?denoiser$", name) for name in calls(m))}
-    assert callers == {"generation"}
+    assert callers == {"advancing"}
     assert {m for m in FILES if calls(m) & {"self.model", "denoiser.model", "self.denoiser.model"}} == {"denoisers"}
 
 

@@ -273,7 +273,7 @@ def test_the_shifted_double_agrees_with_its_own_full_attention():
     model = dream_double(torch.float64)
     tokens = torch.tensor([[5, 6, MASK, MASK]])
     own = model(tokens, attention_mask="full").logits
-    logits, _ = Denoiser.from_model(model)(tokens, tokens >= 0, torch.tensor([[0, 1, 2, 3]]))
+    logits = Denoiser.from_model(model)(tokens, tokens >= 0, torch.tensor([[0, 1, 2, 3]])).logits()
     assert torch.equal(logits, own[:, [0, 0, 1, 2]])  # the first token has nothing before it
 
 
@@ -283,12 +283,12 @@ def test_shift_never_reads_padding():
     alone = torch.tensor([[MASK, MASK, 7]])
     padded = torch.cat([torch.full((1, 3), PAD), alone], dim=1)
     real = torch.tensor([[False] * 3 + [True] * 3])
-    expected, _ = denoiser(alone, alone >= 0, torch.tensor([[0, 1, 2]]))
-    found, _ = denoiser(padded, real, torch.tensor([[3, 4, 5]]))
+    expected = denoiser(alone, alone >= 0, torch.tensor([[0, 1, 2]])).logits()
+    found = denoiser(padded, real, torch.tensor([[3, 4, 5]])).logits()
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)
     garbage = padded.clone()
     garbage[:, :3] = torch.tensor([20, 21, 22])
-    assert torch.equal(denoiser(garbage, real, torch.tensor([[3, 4, 5]]))[0], found)
+    assert torch.equal(denoiser(garbage, real, torch.tensor([[3, 4, 5]])).logits(), found)
 
 
 @pytest.mark.parametrize("build", [llada_double, dream_double])
@@ -327,10 +327,10 @@ def test_padding_and_positions_do_not_shift_logits(name):
     alone = torch.arange(10, 30)[None]  # longer than ModernBERT's window
     places = torch.arange(20)[None]
     expected = model(alone, attention_mask=torch.ones_like(alone)).logits
-    plain, _ = denoiser(alone, alone >= 0, places)
-    assert torch.equal(plain, expected)
+    plain = denoiser(alone, alone >= 0, places).logits()
+    assert torch.allclose(plain, expected, rtol=0, atol=1e-12)
     padded = torch.cat([torch.full((1, 7), pad), alone], dim=1)
-    found, _ = denoiser(padded, torch.arange(27)[None] >= 7, places + 7)
+    found = denoiser(padded, torch.arange(27)[None] >= 7, places + 7).logits()
     assert torch.allclose(found, expected, rtol=0, atol=1e-9)
 
 
@@ -348,7 +348,8 @@ def test_hidden_states_come_from_the_places_of_the_logits(any_model64):
     denoiser = Denoiser.from_model(any_model64)
     tokens = torch.tensor([[5, 6, 7, MASK, MASK]])
     places = torch.tensor([[3, 1]])
-    logits, hidden = denoiser(tokens, tokens >= 0, places, hidden=True)
+    prediction = denoiser(tokens, tokens >= 0, places, hidden=True)
+    logits, hidden = prediction.logits(), prediction.hidden
     assert logits.shape == (1, 2, VOCAB) and hidden.shape == (1, 2, 32)
     inputs = {"attention_mask": torch.ones_like(tokens)}
     if isinstance(any_model64, DreamDouble):
@@ -356,7 +357,7 @@ def test_hidden_states_come_from_the_places_of_the_logits(any_model64):
     own = any_model64(tokens, output_hidden_states=True, **inputs)
     assert torch.allclose(hidden, own.hidden_states[-1][:, places[0] - denoiser.shift], rtol=0, atol=1e-6)
     assert torch.allclose(logits, own.logits[:, places[0] - denoiser.shift], rtol=0, atol=1e-6)
-    assert denoiser(tokens, tokens >= 0, places)[1] is None
+    assert denoiser(tokens, tokens >= 0, places).hidden is None
 
 
 class ReadsHidden(ThresholdSampler):
@@ -386,7 +387,7 @@ def test_bfloat16(name):
     model = BUILDERS[name](torch.bfloat16)
     denoiser = Denoiser.from_model(model)
     places = torch.tensor([[2, 3], [2, 3], [2, 3]])
-    assert denoiser(IDS, REAL.bool(), places)[0].dtype == torch.bfloat16
+    assert denoiser(IDS, REAL.bool(), places).logits().dtype == torch.bfloat16
     output = hf_unmask.generate(model, IDS, attention_mask=REAL, **OPTIONS)
     assert output.complete.all() and not (output.sequences[:, 4:] == MASK).any()
 

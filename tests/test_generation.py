@@ -347,6 +347,7 @@ def test_return_types(model):
     assert {name: (value.shape, value.dtype) for name, value in out.items()} == {
         "sequences": ((3, 8), torch.long),
         "nfe": ((3,), torch.long),
+        "forwards_run": ((3,), torch.long),
         "steps": ((3,), torch.long),
         "tokens_per_forward": ((3,), torch.float32),
         "step_map": ((3, 8), torch.long),

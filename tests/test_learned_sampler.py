@@ -116,7 +116,7 @@ def test_needs_follow_the_config():
         return LearnedUnmaskingSampler(make_policy(**options)).needs
 
     assert needs() == Needs.of("top_probs", where="canvas", top_k=1)
-    assert needs(observation="block", top_k=5) == Needs.of("top_probs", where="eligible", top_k=5)
+    assert needs(observation="block", top_k=5) == Needs.of("top_probs", where="block", top_k=5)
     assert needs(hidden_input_size=3) == Needs.of("top_probs", "hidden", where="canvas", top_k=1)
 
 

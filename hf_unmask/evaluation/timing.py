@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_unmask.denoisers import Denoiser
+from hf_unmask.head import Prediction
 from hf_unmask.step import Needs, Noise, SamplerProtocol, Selection, State, Step
 
 
@@ -58,12 +59,15 @@ class TimedDenoiser(Denoiser):
         """The same adapter with a clock."""
         return cls(**{f.name: getattr(denoiser, f.name) for f in fields(Denoiser)}, clock=clock)
 
-    def __call__(
-        self, tokens: Tensor, attended: Tensor, positions: Tensor, *, hidden: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, tokens: Tensor, attended: Tensor | None, positions: Tensor, **options: Any) -> Prediction:
         """As `Denoiser.__call__`."""
         with self.clock.measure("denoiser"):
-            return super().__call__(tokens, attended, positions, hidden=hidden)
+            return super().__call__(tokens, attended, positions, **options)
+
+    def project(self, states: Tensor) -> Tensor:
+        """As `Denoiser.project`."""
+        with self.clock.measure("denoiser"):
+            return super().project(states)
 
 
 class TimedSampler:

@@ -1,0 +1,168 @@
+"""Kept keys and values: exact where they must be, computed where they should be, refused where they cannot be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from doubles import dream_double, llada_double
+from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
+from test_invariance import learned, prompts
+from test_invariance import run as run_rows
+from transformers import EuroBertConfig, EuroBertForMaskedLM
+
+from hf_unmask import Denoiser, generate
+from hf_unmask.samplers import KLASSSampler, RandomSampler, ThresholdSampler
+
+MODES = ["prefix", "dual"]
+both = pytest.mark.parametrize("mode", MODES)
+SAMPLERS = {
+    "threshold": ThresholdSampler(0.2),
+    "klass": KLASSSampler(tau=0.3, eps=1.0, n=1),
+    "random": RandomSampler(k=2),
+    "learned_block": learned("block"),
+}
+
+
+def one_layer(attention="sdpa", dtype=torch.float64):
+    """Keys and values of its only layer depend on nothing but the token, so that keeping them is exact in a block."""
+    torch.manual_seed(4)
+    config = EuroBertConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, max_position_embeddings=128, pad_token_id=PAD, bos_token_id=2, eos_token_id=EOS,
+        mask_token_id=MASK, initializer_range=0.4, attn_implementation=attention,
+    )  # fmt: skip
+    return EuroBertForMaskedLM(config).to(dtype).eval()
+
+
+def columns(model):
+    """Shapes of what the model is called with, as a list that grows, and the hook's handle."""
+    shapes = []
+    inner = model.model if isinstance(model, Denoiser) else model
+    hook = inner.register_forward_pre_hook(
+        lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes, hook
+
+
+@both
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_one_layer_is_exact(mode, name, kernel):
+    """Prevents wrong columns, places, masks or rows: what is kept has not changed, so nothing may differ."""
+    model, rows = one_layer(kernel), prompts(5)
+    options = {"temperature": 0.8, "stop_at_eos": True, "eos_token_id": 9}
+    expected = run_rows(model, rows, SAMPLERS[name], **options)
+    assert len({row[2] for row in expected}) > 1 or name == "random", "rows should advance at different paces"
+    assert run_rows(model, rows, SAMPLERS[name], cache=mode, **options) == expected
+    assert run_rows(model, rows, SAMPLERS[name], cache=mode, slots=2, **options) == expected
+    alone = [run_rows(model, [row], SAMPLERS[name], cache=mode, **options)[0] for row in rows]
+    assert alone == expected
+
+
+@both
+def test_shifted_models_read_the_column_before(mode):
+    """Prevents logits of a column that was not computed, and a double pass that reads the wrong one."""
+    rows = prompts(5)
+    for model in (Denoiser.from_model(one_layer(), shift=1), one_layer_dream()):
+        expected = run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8)
+        assert run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8, cache=mode) == expected
+
+
+def one_layer_dream():
+    model = dream_double(torch.float64)
+    model.backbone = one_layer()
+    return model
+
+
+@both
+def test_gaps_in_the_prompt_can_be_filled(mode):
+    """Prevents columns that assume a canvas without gaps."""
+    g = torch.Generator().manual_seed(3)
+    ids = torch.randint(3, VOCAB - 1, (3, 16), generator=g)
+    fill = torch.rand(ids.shape, generator=g) < torch.tensor([0.3, 0.8, 0.5])[:, None]
+    options = {"fill_mask": fill, "attention_mask": torch.ones_like(ids), "block_length": 4, "temperature": 0.8}
+    for model in (one_layer(), Denoiser.from_model(one_layer(), shift=1)):
+        expected = generate(model, ids, sampler=ThresholdSampler(0.4), **options)
+        assert torch.equal(generate(model, ids, sampler=ThresholdSampler(0.4), cache=mode, **options), expected)
+
+
+@both
+@pytest.mark.parametrize("name", ["threshold", "learned_block"])
+def test_a_row_does_not_depend_on_its_batch(model64, mode, name):
+    """Prevents kept values of a neighbour, and refreshes at a neighbour's pace."""
+    rows = prompts()
+    options = {"temperature": 0.8, "cache": mode, "cache_refresh": 3}
+    alone = [run_rows(model64, [row], SAMPLERS[name], **options)[0] for row in rows]
+    assert run_rows(model64, rows, SAMPLERS[name], **options) == alone
+    assert run_rows(model64, rows, SAMPLERS[name], side="right", extra=20, slots=3, **options) == alone
+    assert alone != run_rows(model64, rows, SAMPLERS[name], temperature=0.8), "it is an approximation"
+
+
+@both
+def test_always_refreshing_is_no_cache(model64, mode):
+    """Prevents an interval that is off by one."""
+    rows = prompts(4)
+    expected = run_rows(model64, rows, RandomSampler(), temperature=0.8)
+    assert run_rows(model64, rows, RandomSampler(), temperature=0.8, cache=mode, cache_refresh=1) == expected
+
+
+@pytest.mark.parametrize(
+    "mode, refresh, widths",
+    [
+        ("prefix", None, [14, 12, 12, 12, 14, 8, 8, 8, 14, 4, 4, 4]),
+        ("dual", None, [14, 4, 4, 4] * 3),
+        ("dual", 2, [14, 4] * 6),
+    ],
+)
+def test_what_a_pass_computes(model, mode, refresh, widths):
+    """Prevents a cache that saves nothing: a whole pass when a block begins, then the block and what lies behind."""
+    shapes, hook = columns(model)
+    ids = torch.tensor([[5, 6]])
+    out = generate(
+        model, ids, sampler=RandomSampler(), max_new_tokens=12, block_length=4, cache=mode, cache_refresh=refresh,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    hook.remove()
+    assert [width for _, width in shapes] == widths
+    assert out.nfe.item() == out.forwards_run.item() == 12
+
+
+def test_a_policy_that_sees_the_canvas_keeps_the_prompt(model):
+    """Prevents confidences of blocks that were not computed."""
+    shapes, hook = columns(model)
+    policy = learned("canvas", dtype=torch.float32)
+    generate(model, torch.tensor([[5, 6, 7]]), sampler=policy, max_new_tokens=8, block_length=4, cache="prefix")
+    hook.remove()
+    assert {width for _, width in shapes} <= {11, 8} and (1, 8) in shapes
+    exact = one_layer()
+    rows, policy = prompts(4), learned("canvas")
+    expected = run_rows(exact, rows, policy, temperature=0.8)
+    assert run_rows(exact, rows, policy, temperature=0.8, cache="prefix") == expected
+
+
+def flash():
+    model = tiny_eurobert()
+    model.config = SimpleNamespace(**model.config.to_dict(), _attn_implementation="flash_attention_2")
+    return model
+
+
+@pytest.mark.parametrize(
+    "build, sampler, options, message",
+    [
+        (tiny_bert, ThresholdSampler(), {}, r"`cache='dual'` .*do not take past_key_values; drop `cache`"),
+        (llada_double, ThresholdSampler(), {}, "asserts that there is no cache"),
+        (flash, ThresholdSampler(), {}, "'flash_attention_2' takes no mask .*attn_implementation='sdpa'"),
+        (tiny_eurobert, ThresholdSampler(), {"guidance_scale": 2.0}, "`guidance_scale=2.0` makes two"),
+        (tiny_eurobert, ThresholdSampler(), {"check_every": 2}, "drop `check_every=2`"),
+        (tiny_eurobert, learned("canvas", dtype=torch.float32), {}, "reads the whole canvas: use cache='prefix'"),
+        (tiny_eurobert, ThresholdSampler(), {"cache": "full"}, "`cache` must be 'prefix', 'dual' or None, got 'full'"),
+        (tiny_eurobert, ThresholdSampler(), {"cache": None, "cache_refresh": 2}, "`cache_refresh=2` needs a cache"),
+        (tiny_eurobert, ThresholdSampler(), {"cache_refresh": 0}, "`cache_refresh` must be an int of at least 1"),
+    ],
+)
+def test_refused_with_the_reason(build, sampler, options, message):
+    """Prevents a cache that is ignored, or that breaks somewhere inside a model."""
+    with pytest.raises(ValueError, match=message):
+        generate(build(), torch.tensor([[5]]), sampler=sampler, max_new_tokens=4, **{"cache": "dual", **options})
