@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -49,7 +49,7 @@ class RecordingSampler(Sampler):
         also = self.expert.needs if self.expert else Needs()
         return Needs(
             frozenset(mine | also.quantities),
-            "canvas" if config.observation == "canvas" else "eligible",
+            config.observation,
             max(config.top_k, also.top_k if "top_probs" in also.quantities else 1),
         )
 
@@ -146,30 +146,10 @@ def roll_out(
     """Fill ``positions[i]`` masks behind each prompt (token ids), at most ``batch_size`` rows at once.
 
     seeds [B] long. A `RecordingSampler` yields trajectories. Rows differ in length by ``fill_mask``, so one call serves
-    prompts with answers of any length.
+    prompts with answers of any length; a row that is done makes room for the next.
     """
-    parts = []
-    for start in range(0, len(prompts), batch_size or len(prompts)):
-        rows = slice(start, start + (batch_size or len(prompts)))
-        parts.append(
-            _fill(denoiser, sampler, prompts[rows], positions[rows], seeds[rows], rows, block_length, token_temperature)
-        )
-    return Rollouts.join(parts)
-
-
-def _fill(
-    denoiser: Denoiser,
-    sampler: Sampler,
-    prompts: Sequence[Sequence[int]],
-    positions: Sequence[int],
-    seeds: Tensor,
-    rows: slice,
-    block_length: int | None,
-    token_temperature: float,
-) -> Rollouts:
     if isinstance(sampler, RecordingSampler):
-        speed = None if sampler.speed is None else sampler.speed[rows]
-        sampler = RecordingSampler(sampler.policy, speed, sampler.expert, sampler.same_blocks)
+        sampler = replace(sampler, records=[])
     width, most = max(map(len, prompts)), max(positions)
     pad_id, mask_id, device = denoiser.pad_token_id, denoiser.mask_token_id, denoiser.device
     ids = [
@@ -190,6 +170,7 @@ def _fill(
         block_length=block_length,
         temperature=token_temperature,
         seed=seeds.to(device),
+        slots=batch_size,
         return_dict_in_generate=True,
     )
     if not isinstance(output, UnmaskOutput):
