@@ -178,7 +178,9 @@ def _columns(rows: Rows, run: Run, bucket: Bucket, window: Tensor) -> Tensor | N
     if run.cache == "prefix":
         return torch.arange(bucket.start, rows.tokens.shape[1], device=window.device).expand(len(window), -1)
     sources = run.denoiser.sources(window, rows.attended)
-    return window if sources is window else torch.cat([window, sources], dim=1)
+    if sources is window:
+        return window
+    return torch.cat([sources[:, :1] if run.gapless else sources, window], dim=1)
 
 
 def _step(rows: Rows, run: Run, slots: Tensor, inside: Tensor, masked: Tensor, reading: Reading) -> Step:

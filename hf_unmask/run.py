@@ -33,6 +33,7 @@ class Run:
     check_every: int
     cache: CacheMode | None
     cache_refresh: int | None
+    gapless: bool  # every row's canvas is one piece of its sequence
 
     @property
     def forwards_per_step(self) -> int:
@@ -73,6 +74,7 @@ def prepare(
         check_every=config.check_every,
         cache=config.cache,
         cache_refresh=config.cache_refresh,
+        gapless=not bool(((rows.positions.diff(dim=1) != 1) & rows.valid[:, 1:]).any()),
     )
     _check_cache(run)
     width = window_width(run, canvas)

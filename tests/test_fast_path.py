@@ -229,6 +229,17 @@ def test_memory_of_rows_that_join():
     assert join_states(None, None, 1, 2) is None
 
 
+def test_what_is_filled_at_an_early_end_is_not_counted(model64):
+    """Prevents tokens per forward that count padding behind a stop token as decoded."""
+    rows = prompts(5)
+    stop = run(model64, rows, ThresholdSampler(0.3)).sequences[2, -9].item()
+    out = run(model64, rows, ThresholdSampler(0.3), stop_at_eos=True, eos_token_id=stop)
+    new = out.step_map[:, -12:]
+    assert (new < 0).any() and out.complete.all()
+    assert torch.allclose(out.tokens_per_forward, (new >= 0).sum(-1) / out.nfe)
+    assert torch.equal(out.steps, new.amax(-1) + 1)
+
+
 # Looks from the host
 
 
@@ -326,6 +337,25 @@ def test_one_host_read_per_look(model, name, every):
     assert len(more_reads) - len(reads) <= 0, more_reads
     looks = -(-more_passes // every) - -(-passes // every)
     assert len(more_calls) - len(calls) <= looks + 2 and set(more_calls) <= {"tolist", "__bool__", "__int__"}
+
+
+@pytest.mark.slow
+def test_a_compiled_body_has_one_graph_per_shape(model64):
+    """Prevents graph breaks, and shapes that change from step to step."""
+    rows = [prompts(8)[3]] * 2
+    expected = run(model64, rows, ThresholdSampler(0.3))
+    graphs, compiled = [], tiny_eurobert(torch.float64)
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled.model.compile(backend=backend, fullgraph=True, dynamic=False)
+    assert same(run(compiled, rows, ThresholdSampler(0.3), check_every=4), expected)
+    assert len(graphs) == 1
+    whole = torch.compile(tiny_eurobert(torch.float64), backend=backend, dynamic=False)
+    denoiser = Denoiser.from_model(whole, shift=0, attention="2d", mask_token_id=MASK)
+    assert same(run(denoiser, rows, ThresholdSampler(0.3)), expected)
 
 
 def test_stream_is_public():

@@ -41,7 +41,10 @@ class Sampler:
         return False
 
     def init(self, rows: int, length: int, device: torch.device) -> State:
-        """Fresh memory for ``rows`` rows with a window of ``length`` positions; None for samplers without memory."""
+        """Fresh memory for ``rows`` rows with a window of ``length`` positions; None for samplers without memory.
+
+        Where memory is first made by ``select``, a row that joins others later finds zeros.
+        """
         del rows, length, device
         return None
 
