@@ -219,12 +219,14 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
 def _fault(rows: Rows, selection: Selection, step: Step, reading: Reading, sampler: SamplerProtocol) -> Tensor:
     """[R] long, in the coding of ``Rows.fault``: the row's logits are not finite, it opened an ineligible position, it
     opened nothing. The first fault stays."""
-    stalled = ~selection.open.any(-1) & (not sampler.may_stall)
-    kinds = ((step.valid & ~reading.finite).any(-1), (selection.open & ~step.eligible).any(-1), stalled)
+    at_work = ~rows.finished
+    spoilt = (step.valid & ~reading.finite).any(-1) & at_work
+    stalled = ~selection.open.any(-1) & at_work & (not sampler.may_stall)
+    kinds = (spoilt, (selection.open & ~step.eligible).any(-1), stalled)
     fault = torch.zeros_like(rows.fault)
     for code, hit in reversed([*enumerate(kinds, 1)]):
         fault = torch.where(hit, code + 4 * rows.steps, fault)
-    return torch.where((rows.fault > 0) | rows.finished, rows.fault, fault)
+    return torch.where(rows.fault > 0, rows.fault, fault)
 
 
 def _write(rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selection) -> tuple[Rows, Tensor]:

@@ -52,6 +52,7 @@ OPTIONS = {
     "stop": {**BASE, "stop_at_eos": True, "eos_token_id": 54},
     "infilling": {**BASE, "fill_mask": torch.tensor([[0, 1, 0, 0], [0, 0, 0, 1]]), "max_new_tokens": 3},
     "another mask token": {**BASE, "mask_token_id": 30},
+    "slots and few looks": {**BASE, "slots": 1, "check_every": 3},
     "everything": {**BASE, "return_dict_in_generate": True, "output_trajectory": True},
 }
 

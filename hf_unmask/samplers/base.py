@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from hf_unmask.configuration import refuse_unsupported
+from hf_unmask.configuration import CacheMode, refuse_unsupported
 from hf_unmask.custom_generate import PREPARED, as_passed, refuse_foreign, repeated
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.generation import generate
@@ -78,6 +78,10 @@ class Sampler:
         stop_at_eos: bool | None = None,
         mask_token_id: int | None = None,
         output_trajectory: bool | None = None,
+        slots: int | None = None,
+        check_every: int | None = None,
+        cache: CacheMode | None = None,
+        cache_refresh: int | None = None,
         on_step: Callable[[StepEvent], None] | None = None,
         unmask_streamer: Any = None,
         **model_kwargs: Any,
@@ -118,6 +122,10 @@ class Sampler:
             stop_at_eos=stop_at_eos,
             mask_token_id=mask_token_id,
             output_trajectory=output_trajectory,
+            slots=slots,
+            check_every=check_every,
+            cache=cache,
+            cache_refresh=cache_refresh,
             num_return_sequences=1,
         )
 
