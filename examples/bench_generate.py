@@ -6,7 +6,8 @@
 
 Both sides get the same weights, dtype, threads and attention kernel, write the same number of tokens and make the same
 number of forward passes; ``same`` is the share of tokens that agree (the loops compute the softmax in float64, so that
-near ties may fall differently). The models of the tables are (a) the embedded one, (b) a random one of LLaDA's shape
+near ties may fall differently). Times are those of computing: with one thread on a CPU what else runs does not count.
+The models of the tables are (a) the embedded one, (b) a random one of the shape of LLaDA
 and (c) one of Dream's, whose logits at i - 1 predict i.
 """
 

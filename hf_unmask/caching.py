@@ -39,8 +39,6 @@ class RowCache(Cache):
         """[r, heads, Q, D] each, as the pass computed them -> [r, heads, S, D]."""
         del args, kwargs
         if layer_idx == len(self.stores):
-            if self.rows is not None or self.columns is not None:
-                raise ValueError("the first pass over a cache must be over all rows and columns")
             self.stores.append([key_states, value_states])
         store = self.stores[layer_idx]
         keys, values = (self._merge(store, place, new) for place, new in enumerate((key_states, value_states)))

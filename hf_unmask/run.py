@@ -51,7 +51,7 @@ def prepare(
 ) -> tuple[Run, Rows, Layout, UnmaskingGenerationConfig]:
     """Resolve options, lay out the rows and let everybody check what it is used on."""
     config = resolve_config(_own_config(model), generation_config, options)
-    denoiser = _denoiser(model, config, tokenizer)
+    denoiser = _adapter(model, config, tokenizer)
     if isinstance(sampler, type) or not isinstance(sampler, SamplerProtocol):
         raise ValueError(f"`sampler` must be a sampler such as ThresholdSampler(0.9), got {sampler!r}")
     banned = _banned(denoiser, config.suppress_tokens or ())
@@ -119,7 +119,7 @@ def _own_config(model: nn.Module | Denoiser) -> GenerationConfig | None:
     return getattr(inner, "generation_config", None)
 
 
-def _denoiser(model: nn.Module | Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any) -> Denoiser:
+def _adapter(model: nn.Module | Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any) -> Denoiser:
     """The model's adapter: the one given or attached, or a new one; ids in the options win."""
     denoiser = Denoiser.resolve(model, tokenizer=tokenizer, mask_token_id=config.mask_token_id)
     eos = config.eos_token_id

@@ -237,11 +237,10 @@ def test_logits_that_are_not_finite(value, sampler, temperature):
 
     def poison(module, args, output):
         calls.append(1)
-        if len(calls) == 3:
-            output.logits[1, -1, 7] = value
-        return output
+        if len(calls) == 6:  # twice a step: one position of each row inside the model, then what is read
+            output[-1, 7] = value
 
-    model.register_forward_hook(poison)
+    model.lm_head.register_forward_hook(poison)
     with pytest.raises(ValueError, match=r"NaN or infinite.*float16.*step 2, row 1"):
         call(model, sampler=sampler, temperature=temperature, max_new_tokens=6)
 
