@@ -47,8 +47,7 @@ def columns(model):
 
 
 @both
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("name, kernel", [*((name, "sdpa") for name in SAMPLERS), ("threshold", "eager")])
 def test_one_layer_is_exact(mode, name, kernel):
     """Prevents wrong columns, places, masks or rows: what is kept has not changed, so nothing may differ."""
     model, rows = one_layer(kernel), prompts(5)
@@ -57,8 +56,6 @@ def test_one_layer_is_exact(mode, name, kernel):
     assert len({row[2] for row in expected}) > 1 or name == "random", "rows should advance at different paces"
     assert run_rows(model, rows, SAMPLERS[name], cache=mode, **options) == expected
     assert run_rows(model, rows, SAMPLERS[name], cache=mode, slots=2, **options) == expected
-    alone = [run_rows(model, [row], SAMPLERS[name], cache=mode, **options)[0] for row in rows]
-    assert alone == expected
 
 
 @both
@@ -92,7 +89,7 @@ def test_gaps_in_the_prompt_can_be_filled(mode):
 @pytest.mark.parametrize("name", ["threshold", "learned_block"])
 def test_a_row_does_not_depend_on_its_batch(model64, mode, name):
     """Prevents kept values of a neighbour, and refreshes at a neighbour's pace."""
-    rows = prompts()
+    rows = prompts(5)
     options = {"temperature": 0.8, "cache": mode, "cache_refresh": 3}
     alone = [run_rows(model64, [row], SAMPLERS[name], **options)[0] for row in rows]
     assert run_rows(model64, rows, SAMPLERS[name], **options) == alone
