@@ -145,19 +145,19 @@ def test_inference_mode(model64):
 
 def test_threads_share_a_model(model64):
     """Prevents one call from cutting short the output layer of another."""
-    rows, found = prompts(4), {}
+    rows, found = prompts(3), {}
 
     def work(place):
-        found[place] = [run(model64, [rows[place]], ThresholdSampler(0.3)) for _ in range(2)]
+        found[place] = [run(model64, [rows[place]], ThresholdSampler(0.3))]
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for place, outputs in found.items():
         assert all(same(out, run(model64, [rows[place]], ThresholdSampler(0.3))) for out in outputs)
-    assert len(found) == 4
+    assert len(found) == 3
 
 
 # Slots
