@@ -71,13 +71,24 @@ class DemoRow:
 
 
 def settings(samplers: Sequence[SamplerProtocol], tasks: Sequence[str] = TASKS) -> list[Setting]:
-    """Every sampler on every task, in blocks of a quarter of the answer and in full diffusion."""
-    return [
-        Setting(task, block_length, sampler)
-        for task in tasks
-        for block_length in (answer_length(task) // 4, None)
-        for sampler in samplers
-    ]
+    """Every sampler on every task, in blocks of a quarter of the answer and in full diffusion; a policy in the regime
+    it was trained for."""
+    found = []
+    for task in tasks:
+        homes = [(sampler, _regimes(sampler, answer_length(task) // 4)) for sampler in samplers]
+        blocks = dict.fromkeys(length for _, lengths in homes for length in lengths if length is not None)
+        found += [
+            Setting(task, length, sampler)
+            for length in (*blocks, None)
+            for sampler, lengths in homes
+            if length in lengths
+        ]
+    return found
+
+
+def _regimes(sampler: SamplerProtocol, quarter: int) -> tuple[int | None, ...]:
+    record = getattr(getattr(getattr(sampler, "policy", None), "config", None), "trained_for", {})
+    return (record["block_length"],) if "block_length" in record else (quarter, None)
 
 
 def measure(
