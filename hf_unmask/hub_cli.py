@@ -39,6 +39,9 @@ def push(  # noqa: PLR0913 - one argument per option
     branch: Annotated[str | None, typer.Option(help="[default: main]")] = None,
     pull_request: Annotated[bool, typer.Option(help="Open a pull request, leave the branch as it is.")] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload an unmasking policy",
+    with_custom_generate: Annotated[
+        bool, typer.Option("--with-custom-generate", help="Add code, for generate(custom_generate=REPO).")
+    ] = False,
     max_bytes: MaxBytesOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -48,7 +51,14 @@ def push(  # noqa: PLR0913 - one argument per option
         from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
         sampler = LearnedUnmaskingSampler(load_policy(folder, **_limit(max_bytes)))
-        done = sampler.push_to_hub(repo, private=private, branch=branch, create_pr=pull_request, commit_message=message)
+        done = sampler.push_to_hub(
+            repo,
+            private=private,
+            branch=branch,
+            create_pr=pull_request,
+            commit_message=message,
+            with_custom_generate=with_custom_generate,
+        )
         if as_json:
             print_json({"commit": done.oid, "url": done.commit_url, "pull_request": done.pr_url})
         else:
@@ -99,10 +109,11 @@ def info(
             "speed_conditioned": config.speed_conditioned,
             "schema_version": config.schema_version,
         }
+        code = _code(policy, folder, commit)
         if as_json:
-            print_json({**facts, "trained_for": config.trained_for})
+            print_json({**facts, "code": code, "trained_for": config.trained_for})
             return
-        for key, value in {**facts, **config.trained_for}.items():
+        for key, value in {**facts, "code": _shown_code(code), **config.trained_for}.items():
             typer.echo(f"{key}: {_shown(value)}")
 
 
@@ -129,7 +140,8 @@ def verify(  # noqa: PLR0913 - one argument per option
     with _plain_errors():
         from hf_unmask.policy.compatibility import block_differences, model_differences
 
-        loaded, _, commit = _load(policy, revision, max_bytes)
+        loaded, folder, commit = _load(policy, revision, max_bytes)
+        code = _code(policy, folder, commit)
         found = model_differences(loaded.config, _outline(model, model_revision, trust_remote_code))
         compared = ["base_model", "mask_token_id"]
         if block_length is not None:
@@ -141,10 +153,11 @@ def verify(  # noqa: PLR0913 - one argument per option
         if as_json:
             differences = [difference._asdict() for difference in found]
             report = {"policy": policy, "commit": commit, "model": model, "compatible": not found}
-            print_json({**report, "differences": differences, "not_recorded": unrecorded})
+            print_json({**report, "differences": differences, "not_recorded": unrecorded, "code": code})
         else:
             lines = [f"differs: {difference}" for difference in found] or [f"{policy} fits {model}"]
             lines += [f"not recorded by the policy: {name}" for name in unrecorded]
+            lines += [f"code: {_shown_code(code)}"] if code != [] else []
             typer.echo("\n".join(lines))
     if found:
         raise typer.Exit(1)
@@ -206,6 +219,28 @@ def _load(policy: str, revision: str | None, max_bytes: int | None) -> tuple[Unm
 
     folder = find_policy(policy, revision=revision, **_limit(max_bytes))
     return load_policy(folder, **_limit(max_bytes)), folder, commit_of(folder)
+
+
+def _code(policy: str, folder: Path, commit: str | None) -> list[str] | None:
+    """The modules beside a policy. This package runs none of them, transformers may. None: the Hub does not answer."""
+    if commit is None or folder == Path(policy).expanduser():
+        found = [path.relative_to(folder).as_posix() for form in ("*.py", "*/*.py") for path in folder.glob(form)]
+    else:
+        import httpx2  # see above
+
+        from hf_unmask.policy.hub import repository_files
+
+        try:
+            found = [name for name in repository_files(policy, revision=commit) if name.endswith(".py")]
+        except (OSError, httpx2.TransportError):
+            return None
+    return sorted(name if name.isprintable() else ascii(name) for name in found)
+
+
+def _shown_code(code: list[str] | None) -> str:
+    if code is None:
+        return "unknown, the Hub does not answer"
+    return f"{', '.join(code)} (never run by hf_unmask)" if code else "-"
 
 
 def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denoiser:

@@ -14,7 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import drop_in_client
 import pytest
+import torch
+from doubles import llada_double
 from hub_client import digest, policy_of, run
 from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
 
@@ -28,6 +31,10 @@ FIRST = {"seed": 0, **RECORD}
 SECOND = {"seed": 1, **RECORD, "block_length": 16}  # another config too, so that it is fetched anew
 #: What a user may meet if a fault is not survived; each says what went wrong. HTTPError: of the client's HTTP library.
 CLEAR = {"OSError", "HTTPError", "RuntimeError", "PolicyLoadError"}
+#: Dots, hyphens and a leading digit are what a module name cannot hold.
+DROP_IN = "ann/1.drop-in"
+DROP_IN_FILES = {"custom_generate/generate.py", "custom_generate/requirements.txt"}
+DRAWN = {"max_new_tokens": 8, "temperature": 0.9, "seed": 3}
 _TIMEOUT, _DELAY = "4", 6.0  # seconds a client waits for a download, seconds of a slow answer
 
 
@@ -126,6 +133,13 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "cli verify": command("verify", copy, "--model", "tiny", "--json"),
         "cli verify without weights": command("verify", copy, "--model", place / "denoiser", "--block-length", 0),
         "cli verify fits": command("verify", "ann/tiny", "--model", "tiny", "--block-length", 8),
+        "push drop-in": {"do": "push", "repo": DROP_IN, "policy": FIRST, "with_custom_generate": True},
+        "push drop-in no more": {"do": "push", "repo": DROP_IN, "policy": FIRST},
+        "cli push drop-in": command("push", folder, DROP_IN, "--with-custom-generate"),
+        "push drop-in branch": {"do": "push", "repo": DROP_IN, "policy": SECOND, "branch": "plain"},
+        "cli info drop-in": command("info", DROP_IN, "--json"),
+        "cli info drop-in branch": command("info", DROP_IN, "--revision", "plain"),
+        "cli verify drop-in": command("verify", DROP_IN, "--model", "tiny"),
         "cli search": command("search", "--base-model", "org/denoiser", "--json"),
         "cli search name": command("search", "TINY"),
         "cli search nothing": command("search", "no such policy"),
@@ -178,6 +192,8 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "spoil": {"do": "spoil", "cache_dir": cache},
         "spoiled, offline": {"do": "pull", "repo": "ann/policy", "cache_dir": cache, "local_files_only": True},
         "spoiled": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
+        "drop-in": {"do": "drop_in", "repo": DROP_IN, "rows": 1, "stream": True, **DRAWN},
+        "drop-in is gone": {"do": "drop_in", "repo": DROP_IN, "revision": "plain", **DRAWN},
         "search": command("search", "--json"),
         **{
             name: {"do": "pull_twice", "repo": "eve/policy", "cache_dir": caches[name], "process": limits[name]}
@@ -365,12 +381,48 @@ def test_command_verify(pushing):
 
 def test_command_search(pushing, pulling):
     found = json.loads(pushing["cli search"]["value"]["out"])["policies"]
-    assert [row["id"] for row in found] == ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli"]
+    searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli", DROP_IN]
+    assert [row["id"] for row in found] == searched
     assert {row["id"]: row["private"] for row in found}["ann/secret"] and found[0]["base_model"] == ["org/denoiser"]
     assert pushing["cli search name"]["value"]["out"] == "ann/tiny  for -  0 downloads\n"
     assert pushing["cli search nothing"]["value"] == {"code": 0, "out": "", "err": "no policy found\n"}
     public = {row["id"] for row in json.loads(pulling["search"]["value"]["out"])["policies"]}
     assert "ann/policy" in public and "ann/secret" not in public
+
+
+# Drop-in: more in test_drop_in.py
+
+
+def test_a_drop_in_comes_and_goes_with_the_push_that_asks_for_it(hub, pushing, first, second):
+    """Catches a folder that outlives its flag, on main or on a branch, and a tag or other files that do not fit."""
+    initial, with_code, without, *_ = [commit.files.keys() for commit in hub.repositories[DROP_IN].commits.values()]
+    assert with_code - initial == FILES | DROP_IN_FILES and without - initial == FILES
+    found = hub.files(DROP_IN)
+    assert found.keys() == FILES | DROP_IN_FILES and found["config.json"] == first["config.json"]
+    assert "custom_generate" in front_matter(found["README.md"].decode())["tags"]
+    assert hub.files(DROP_IN, "plain") == second
+    assert value(pushing["push drop-in branch"])["commit"] == hub.head(DROP_IN, "plain") != hub.head(DROP_IN)
+
+
+def test_a_drop_in_decodes_with_the_policy(pulling):
+    """Catches code in the repository that fails, reads another policy, or loses an option or the streamer."""
+    found = value(pulling["drop-in"])
+    sampler = hf_unmask.LearnedUnmaskingSampler(policy_of(**FIRST))
+    ids, real = drop_in_client.IDS[:1], drop_in_client.REAL[:1]
+    model = llada_double(torch.float64)
+    expected = hf_unmask.generate(model, ids, attention_mask=real, sampler=sampler, **DRAWN)
+    assert found["tokens"] == expected.tolist()
+    assert found["heard"] == {"tokens": expected[0].tolist(), "ended": 1}
+    assert pulling["drop-in is gone"]["error"] == "OSError"  # transformers' own
+    assert "does not contain a `custom_generate`" in pulling["drop-in is gone"]["message"]
+
+
+def test_commands_tell_of_code(pushing):
+    """Catches a repository whose code nobody is told of."""
+    assert json.loads(pushing["cli info drop-in"]["value"]["out"])["code"] == ["custom_generate/generate.py"]
+    assert "code: -" in pushing["cli info drop-in branch"]["value"]["out"].splitlines()
+    lines = pushing["cli verify drop-in"]["value"]["out"].splitlines()
+    assert lines[-1] == "code: custom_generate/generate.py (never run by hf_unmask)"
 
 
 def test_commands_fail_in_one_line(pushing):

@@ -1,18 +1,23 @@
-"""Policies on the Hub: a repository holds README.md, config.json and model.safetensors; only the last two are read."""
+"""Policies on the Hub: a repository holds README.md, config.json and model.safetensors; only the last two are read.
+
+What else it may hold is for others: ``custom_generate/`` for transformers, see ``hf_unmask.policy.drop_in``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCardData
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCardData, ModelInfo
 from huggingface_hub.file_download import DryRunFileInfo
 
 from hf_unmask import __version__
 from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
+from hf_unmask.policy.drop_in import drop_in_operations
 from hf_unmask.policy.model import UnmaskingPolicy
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -147,6 +152,7 @@ def upload_policy(
     create_pr: bool | None = None,
     commit_message: str,
     token: str | bool | None = None,
+    with_custom_generate: bool = False,
 ) -> CommitInfo:
     """Push the three files of ``folder`` as one commit; other files of the repository stay.
 
@@ -161,6 +167,8 @@ def upload_policy(
         create_pr: open a pull request instead of changing the branch.
         commit_message: its first line names the commit, and the pull request.
         token: see ``hub_api``.
+        with_custom_generate: also push the code that lets ``model.generate(input_ids=ids, custom_generate=repo_id,
+            trust_remote_code=True)`` decode with the policy. False: remove it where an earlier push left it.
 
     Returns:
         The commit: a text, its URL, with ``oid`` and ``pr_url`` among its attributes.
@@ -171,32 +179,60 @@ def upload_policy(
     """
     api = hub_api(token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    _check_target(api, repo_id, private)
+    present = _check_target(api, repo_id, private)
     if branch is not None:
         api.create_branch(repo_id, branch=branch, exist_ok=True)
+        present = repository_files(repo_id, revision=branch, token=token)
     # Not `upload_folder`: it may spread an upload over several commits.
-    names = (CARD, CONFIG, WEIGHTS)
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in (CARD, CONFIG, WEIGHTS)
+    ]
+    operations += drop_in_operations(repo_id, wanted=with_custom_generate, present=present)
     return api.create_commit(repo_id, operations, commit_message=commit_message, revision=branch, create_pr=create_pr)
 
 
-def _check_target(api: HfApi, repo_id: str, private: bool | None) -> None:
-    """The Hub ignores ``private`` for a repository that exists, and would let a mistyped name replace another model."""
+def repository_files(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str]:
+    """Paths of the files that a repository holds.
+
+    Args:
+        repo_id: ``org/name``.
+        revision: branch, tag or commit. None: the main branch.
+        token: see ``hub_api``.
+
+    Returns:
+        Every path, as somebody chose it: it may hold any character.
+
+    Raises:
+        OSError: the Hub client's own, unchanged.
+    """
+    return _paths(hub_api(token).model_info(repo_id, revision=revision))
+
+
+def _paths(found: ModelInfo) -> list[str]:
+    return [file.rfilename for file in found.siblings or []]
+
+
+def _check_target(api: HfApi, repo_id: str, private: bool | None) -> list[str]:
+    """The Hub ignores ``private`` for a repository that exists, and would let a mistyped name replace another model.
+
+    Returns the files of the main branch.
+    """
     found = api.model_info(repo_id)
     if private and not found.private:
         raise ValueError(f"{repo_id!r} exists and is public: nothing was pushed. Make it private on the Hub first")
     kind = (found.config or {}).get("model_type", UnmaskingPolicyConfig.model_type)
     if kind != UnmaskingPolicyConfig.model_type:
         raise ValueError(f"{repo_id!r} holds a {kind!r} model, which a policy would replace: nothing was pushed")
+    return _paths(found)
 
 
-def card_text(policy: UnmaskingPolicy, results: Any = None) -> str:
+def card_text(policy: UnmaskingPolicy, results: Any = None, tags: Sequence[str] = ()) -> str:
     """README.md for ``policy``: what its config records, and no claim about its quality. ``results`` are not shown."""
     del results
     record = {key: value for key, value in sorted(policy.config.trained_for.items()) if value not in (None, [])}
     base = str(record.get("base_model", ""))
     named: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if is_repository(base) else {}
-    data = ModelCardData(library_name=TAG, tags=[TAG, "unmasking-policy", "diffusion-lm"], **named)
+    data = ModelCardData(library_name=TAG, tags=[TAG, "unmasking-policy", "diffusion-lm", *tags], **named)
     facts: dict[str, Any] = {"parameters": policy.num_parameters(), "observation": policy.config.observation}
     facts |= {"action": policy.config.action, **record}
     lines = ["---", data.to_yaml(), "---", "# Unmasking policy", ""]

@@ -11,6 +11,7 @@ from huggingface_hub import CommitInfo
 
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.policy.compatibility import block_differences, model_differences, warn_of
+from hf_unmask.policy.drop_in import DROP_IN_TAG
 from hf_unmask.policy.hub import CARD, MAX_BYTES, card_text, commit_of, upload_policy
 from hf_unmask.policy.loading import find_policy, load_policy, save_policy
 from hf_unmask.policy.model import UnmaskingPolicy
@@ -86,8 +87,13 @@ class PretrainedPolicyMixin:
         create_pr: bool | None = None,
         commit_message: str = "Upload an unmasking policy",
         token: str | bool | None = None,
+        with_custom_generate: bool = False,
     ) -> CommitInfo:
         """Push README.md, config.json and model.safetensors in one commit, and nothing else. The dials are not pushed.
+
+        ``with_custom_generate`` adds the folder ``custom_generate/`` and the tag of that name: whoever has this package
+        installed then decodes with ``model.generate(input_ids=ids, custom_generate="org/name",
+        trust_remote_code=True)``, without importing it. A later push without it removes both.
 
         Arguments, result and errors: `hf_unmask.policy.hub.upload_policy`. A policy that could not be loaded again is
         a ``PolicyLoadError`` before anything is sent.
@@ -95,7 +101,8 @@ class PretrainedPolicyMixin:
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work) / "policy"
             save_policy(self.policy, folder)
-            (folder / CARD).write_text(card_text(self.policy), encoding="utf-8")
+            tags = [DROP_IN_TAG] if with_custom_generate else []
+            (folder / CARD).write_text(card_text(self.policy, tags=tags), encoding="utf-8")
             return upload_policy(
                 folder,
                 repo_id,
@@ -104,6 +111,7 @@ class PretrainedPolicyMixin:
                 create_pr=create_pr,
                 commit_message=commit_message,
                 token=token,
+                with_custom_generate=with_custom_generate,
             )
 
     def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
