@@ -12,6 +12,8 @@ Nothing here may import hf_unmask, except for "attached": a call's result says w
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from typing import Any
@@ -99,7 +101,10 @@ def attempt(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    json.dump([attempt(arguments) for arguments in json.load(sys.stdin)], sys.stdout)
+    calls, answer = json.load(sys.stdin), sys.stdout
+    with contextlib.redirect_stdout(io.StringIO()):  # transformers asks its question there
+        results = [attempt(arguments) for arguments in calls]
+    json.dump(results, answer)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,10 @@ def drop_in(**arguments: Any) -> dict[str, Any]:
     return drop_in_client.call(**arguments)
 
 
+def drop_in_twice(**arguments: Any) -> dict[str, Any]:
+    return {name: attempt({"do": "drop_in", **arguments}) for name in ("first", "again")}
+
+
 def command(arguments: list[str]) -> dict[str, Any]:
     """A call of ``hf-unmask``."""
     from typer.testing import CliRunner
@@ -173,7 +177,7 @@ def command(arguments: list[str]) -> dict[str, Any]:
 
 
 JOBS: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (push, push_twice, pull, pull_twice, lock, spoil, generate, drop_in, command)
+    f.__name__: f for f in (push, push_twice, pull, pull_twice, lock, spoil, generate, drop_in, drop_in_twice, command)
 }
 
 

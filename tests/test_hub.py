@@ -18,11 +18,13 @@ import drop_in_client
 import pytest
 import torch
 from doubles import llada_double
+from hostile_repos import CANARY
 from hub_client import digest, policy_of, run
 from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
 
 import hf_unmask
 from hf_unmask.policy import save_policy
+from hf_unmask.policy.drop_in import drop_in_files
 from hf_unmask.policy.hub import MAX_BYTES, card_text
 
 FILES = {"README.md", "config.json", "model.safetensors"}
@@ -161,6 +163,7 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     hub.add_repository("zoe/large", {"config.json": first["config.json"], "model.safetensors": bytes(MAX_BYTES)})
     hub.add_repository("zoe/policy", first)
     hub.add_repository("eve/pickle", {"config.json": first["config.json"], "pytorch_model.bin": b"pickle"})
+    hub.add_repository("liz/policy", {**first, **dict.fromkeys(DROP_IN_FILES, canary_code(place))})
     eve, ann = hub.add_user("eve"), next(token for token, user in hub.users.items() if user == "ann")
     cache, small, once = str(place / "cache"), str(place / "small"), str(place / "once")
     (place / "locked").mkdir(mode=0o500)
@@ -194,6 +197,8 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "spoiled": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
         "drop-in": {"do": "drop_in", "repo": DROP_IN, "rows": 1, "stream": True, **DRAWN},
         "drop-in is gone": {"do": "drop_in", "repo": DROP_IN, "revision": "plain", **DRAWN},
+        "code": {"do": "pull", "repo": "liz/policy"},
+        "code, command": command("info", "liz/policy", "--json"),
         "search": command("search", "--json"),
         **{
             name: {"do": "pull_twice", "repo": "eve/policy", "cache_dir": caches[name], "process": limits[name]}
@@ -204,6 +209,10 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "cached, locked": {**wide, "process": {"permissions": True}},
     }
     return client(hub, place / "pulling", jobs)
+
+
+def canary_code(place: Path) -> bytes:
+    return f"import os\nos.mkdir({str(place / CANARY)!r})\n".encode()
 
 
 def value(result: dict[str, Any]) -> Any:
@@ -417,6 +426,17 @@ def test_a_drop_in_decodes_with_the_policy(pulling):
     assert "does not contain a `custom_generate`" in pulling["drop-in is gone"]["message"]
 
 
+def test_code_beside_a_policy_is_neither_fetched_nor_run(hub, place, first, pulling):
+    """Catches a loader, or a command that tells of code, which fetches or runs what the repository brings."""
+    assert value(pulling["code"])["digest"] == digest(policy_of(**FIRST))
+    assert json.loads(value(pulling["code, command"])["out"])["code"] == ["custom_generate/generate.py"]
+    stages = {stage for stage, owner in hub.requests if owner == "liz"}
+    assert stages == {f"{verb} {name}" for verb in ("head", "get") for name in FILES - {"README.md"}} | {"info"}
+    assert not (place / CANARY).exists()
+    with pytest.raises(OSError, match="No such file"):  # the canary sings: only the folder is not there
+        exec(canary_code(place / "nowhere"))
+
+
 def test_commands_tell_of_code(pushing):
     """Catches a repository whose code nobody is told of."""
     assert json.loads(pushing["cli info drop-in"]["value"]["out"])["code"] == ["custom_generate/generate.py"]
@@ -591,3 +611,94 @@ def test_a_fault_that_stays(hub, first, tmp_path, kind):
             assert done["offline"]["error"] == "LocalEntryNotFoundError"
         else:
             assert done["between"] == list(hub.repositories[repo].commits)[1]
+
+
+# Interruptions: all slow, because each costs a push or a pull
+
+
+@pytest.mark.slow
+def test_a_push_killed_at_any_stage_leaves_the_old_commit(hub, first, tmp_path):
+    """Catches a push in several commits, or one that changes the branch before everything is uploaded."""
+    jobs, environment = [], hub.environment(tmp_path / "home")
+    for number, stage in enumerate((*STAGES, "branch")):
+        owner = f"killed-{number}"
+        hub.add_repository(f"{owner}/policy", first)
+        hub.arm(owner, stage, "hang")
+        pid_file = tmp_path / owner
+        threading.Thread(target=kill_when_fired, args=(hub, Fired(owner, stage, "hang"), pid_file)).start()
+        job = {"do": "push", "repo": f"{owner}/policy", "policy": SECOND, "token": hub.add_user(owner)}
+        job |= {"branch": "dev"} if stage == "branch" else {}
+        jobs.append({**job, "with_custom_generate": True, "process": {"pid_file": str(pid_file)}})
+    (results,) = run(environment, jobs)
+    assert results == [{"killed": "SIGKILL"}] * len(jobs)
+    for job in jobs:
+        assert hub.files(job["repo"]) == first and len(hub.repositories[job["repo"]].commits) == 2
+
+
+@pytest.mark.slow
+def test_a_fault_while_a_branch_is_made(hub, first, second, tmp_path):
+    """Catches a push that goes to main, or to a branch it left half made, after its branch could not be made."""
+    jobs = []
+    for kind in ("500", "503", "truncated", "reset", "lost"):
+        owner = f"branch-{kind}"
+        hub.add_repository(f"{owner}/policy", first)
+        hub.arm(owner, "branch", kind)
+        job = {"repo": f"{owner}/policy", "token": hub.add_user(owner), "policy": SECOND, "branch": "dev"}
+        jobs.append({"do": "push_twice", **job})
+    (results,) = run(hub.environment(tmp_path / "home"), jobs)
+    for job, result in zip(jobs, results, strict=True):
+        owner, done = job["repo"].split("/")[0], value(result)
+        assert Fired(owner, "branch", owner.removeprefix("branch-")) in hub.fired
+        if "error" in done["first"]:
+            check_clear(done["first"])
+        assert value(done["again"])["commit"] == hub.head(job["repo"], "dev")
+        assert hub.files(job["repo"], "dev") == second and hub.files(job["repo"]) == first
+        assert len(hub.repositories[job["repo"]].commits) == 3
+
+
+@pytest.mark.slow
+def test_no_room_for_a_push_or_a_pulled_folder(hub, place, first, second, tmp_path):
+    """Catches a push of half a file, and an older policy in the folder that is spoiled by a newer one without room."""
+    token = hub.add_user("max")
+    hub.add_repository("max/policy", second)
+    (tmp_path / "old").mkdir()
+    for name, content in first.items():
+        (tmp_path / "old" / name).write_bytes(content)
+    little = {"file_bytes": 1000}
+    pulled = command("pull", "max/policy", tmp_path / "old")
+    jobs = {
+        "push": {"do": "push", "repo": "max/policy", "policy": FIRST, "token": token, "process": little},
+        "fill the cache": {"do": "pull", "repo": "max/policy"},
+        "folder": {**pulled, "process": little},
+        "new folder": {**command("pull", "max/policy", tmp_path / "new"), "process": little},
+    }
+    done = client(hub, tmp_path / "client", jobs)
+    check_clear(done["push"])
+    assert hub.files("max/policy") == second and len(hub.repositories["max/policy"].commits) == 2
+    for name in ("folder", "new folder"):
+        assert value(done[name])["code"] == 2 and len(value(done[name])["err"].splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == first
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "client"}  # nothing half-written beside them
+
+
+@pytest.mark.slow
+def test_a_fault_while_a_drop_in_is_fetched(hub, first, tmp_path):
+    """Catches half of the code that is run, or kept and run by the next call."""
+    cases = [(verb, kind) for verb in ("head", "get") for kind in ("500", "503", "reset")] + [("get", "truncated")]
+    phases = []
+    for owner in ("joe", *(f"{verb}-{kind}" for verb, kind in cases)):
+        hub.add_repository(f"{owner}/policy", {**first, **drop_in_files(f"{owner}/policy")})
+        phases.append([{"do": "drop_in_twice", "repo": f"{owner}/policy", "rows": 1, **DRAWN}])
+    for verb, kind in cases:
+        hub.arm(f"{verb}-{kind}", f"{verb} custom_generate/generate.py", kind)
+    environment = hub.environment(tmp_path / "home") | {"HF_HUB_DOWNLOAD_TIMEOUT": _TIMEOUT}
+    whole, *results = (done for (done,) in run(environment, *phases))
+    expected = value(value(whole)["first"])["tokens"]
+    for (verb, kind), result in zip(cases, results, strict=True):
+        assert Fired(f"{verb}-{kind}", f"{verb} custom_generate/generate.py", kind) in hub.fired
+        done = value(result)
+        if "error" in done["first"]:
+            check_clear(done["first"])
+        else:
+            assert value(done["first"])["tokens"] == expected
+        assert value(done["again"])["tokens"] == expected
