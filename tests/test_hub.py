@@ -413,6 +413,7 @@ def test_a_drop_in_comes_and_goes_with_the_push_that_asks_for_it(hub, pushing, f
     assert value(pushing["push drop-in branch"])["commit"] == hub.head(DROP_IN, "plain") != hub.head(DROP_IN)
 
 
+@pytest.mark.filterwarnings("ignore::hf_unmask.policy.compatibility.PolicyMismatchWarning")  # trained for another one
 def test_a_drop_in_decodes_with_the_policy(pulling):
     """Catches code in the repository that fails, reads another policy, or loses an option or the streamer."""
     found = value(pulling["drop-in"])
@@ -676,7 +677,7 @@ def test_no_room_for_a_push_or_a_pulled_folder(hub, place, first, second, tmp_pa
     check_clear(done["push"])
     assert hub.files("max/policy") == second and len(hub.repositories["max/policy"].commits) == 2
     for name in ("folder", "new folder"):
-        assert value(done[name])["code"] == 2 and len(value(done[name])["err"].splitlines()) == 1
+        assert value(done[name])["code"] == 2 and value(done[name])["err"].startswith("error: [Errno 27] cannot save")
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == first
     assert {path.name for path in tmp_path.iterdir()} == {"old", "client"}  # nothing half-written beside them
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_unmask.policy.config import (
@@ -200,8 +200,11 @@ def save_policy(policy: UnmaskingPolicy, folder: str | Path) -> None:
     try:
         new = work / "new"
         new.mkdir()
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        config.to_json_file(new / CONFIG)
+        try:
+            (new / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file's errors are no OSError
+            config.to_json_file(new / CONFIG)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot save a policy to {str(folder)!r}: {error.strerror}") from error
         load_policy(new, max_bytes=max(MAX_BYTES, (new / WEIGHTS).stat().st_size))  # what cannot be read is not saved
         for name in (WEIGHTS, CONFIG):
             with (new / name).open("rb+") as file:
