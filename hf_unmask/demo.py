@@ -15,8 +15,8 @@ from hf_unmask.step import SamplerProtocol
 from hf_unmask.stopping import text_length
 from hf_unmask.tiny import TASKS, HeldOut, answer_length
 
-#: What ``hf-unmask demo`` compares unless it is told otherwise.
-DEFAULT_SAMPLERS = (
+#: What is compared unless something else is asked for.
+HEURISTICS = (
     "left_to_right",
     "left_to_right:k=4",
     "random",
@@ -24,7 +24,9 @@ DEFAULT_SAMPLERS = (
     "threshold:threshold=0.9",
     "threshold:threshold=0.3",
     "entropy_bound",
+    "entropy_bound:gamma=1.6",
 )
+POLICIES = ("learned:builtin:tiny-full", "learned:builtin:tiny-speed;speed=0.75")
 BATCH_SIZE = 50
 
 

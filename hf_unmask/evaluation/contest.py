@@ -90,31 +90,35 @@ def contest(
     Args:
         policy: the method, e.g. ``learned:builtin:tiny-full``. It is compared in the regime in which it has points.
         tuning: points of one task on validation problems, of all regimes.
-        testing: points of the dials chosen there, on test problems.
+        testing: points of the dials chosen there, on test problems. Other dials do not take part.
         scores: by the key of a setting on test problems, score by prompt.
         method: names the method of a spec, where one policy is to appear under several names.
 
-    Which method is the best heuristic is decided on the test problems, in its favour.
+    Which method is the best heuristic is decided on the test problems, in its favour. "At any block length" means those
+    that were measured; there is no such rival if it was but one.
     """
     mine = [point for point in tuning if method(point.setting.sampler) == policy]
     if not mine:
         raise ValueError(f"no points of {policy!r} on validation problems")
     home = regime(mine[0].setting)
-    tested = {(p.setting.sampler, p.setting.block_length): p for p in testing}
+    tested = {_spot(point): point for point in testing}
+    known = [point for point in tuning if _spot(point) in tested]
+    regimes = dict.fromkeys(regime(point.setting) for point in known)
     rounds = []
     for budget in budgets_of(mine[0].setting):
-        by_regime: dict[str, dict[str, OperatingPoint]] = {}
-        for name in dict.fromkeys(regime(point.setting) for point in tuning):
-            chosen = dials_within([p for p in tuning if regime(p.setting) == name], budget, method)
-            by_regime[name] = {
-                key: tested[spot]
-                for key, p in chosen.items()
-                if (spot := (p.setting.sampler, p.setting.block_length)) in tested
-            }
+        by_regime: dict[str, dict[str, OperatingPoint]] = {home: {}}
+        for name in regimes:
+            chosen = dials_within([p for p in known if regime(p.setting) == name], budget, method)
+            by_regime[name] = {key: tested[_spot(p)] for key, p in chosen.items()}
         point = by_regime[home].get(policy)
         found = () if point is None else tuple(_rivals(point, policy, by_regime, home, scores))
         rounds.append(Round(budget, point, found))
     return rounds
+
+
+def _spot(point: OperatingPoint) -> tuple[str, int | None]:
+    """What a point on validation problems shares with the one on test problems."""
+    return point.setting.sampler, point.setting.block_length
 
 
 def _rivals(
@@ -125,7 +129,7 @@ def _rivals(
     roles = {
         HEURISTIC: [p for name, p in here.items() if _plain(name)],
         **{name: [p] for name, p in here.items() if name.startswith(ORDERED)},
-        ANYWHERE: [p for name, p in everywhere if not is_learned(name)],
+        ANYWHERE: [p for name, p in everywhere if not is_learned(name)] if len(by_regime) > 1 else [],
         **{name: [p] for name, p in here.items() if is_learned(name) and name != policy},
     }
     for role, points in roles.items():
