@@ -25,7 +25,7 @@ FILES = {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path fo
 #: A module imports from earlier rows only. A name stands for itself; "name.*" for the modules below it.
 LAYERS = [
     ["step", "randomness", "output", "configuration", "policy.config"],
-    ["reading", "denoisers", "policy.distribution"],
+    ["reading", "denoisers", "policy.distribution", "policy.files", "policy.workspace"],
     ["canvas", "custom_generate", "policy.compatibility", "policy.model"],
     ["policy.drop_in"],
     ["policy.hub"],

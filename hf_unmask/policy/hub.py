@@ -18,13 +18,12 @@ from huggingface_hub.file_download import DryRunFileInfo
 from hf_unmask import __version__
 from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
 from hf_unmask.policy.drop_in import drop_in_operations
+from hf_unmask.policy.files import CONFIG, MAX_BYTES, WEIGHTS, check_max_bytes
 from hf_unmask.policy.model import UnmaskingPolicy
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CARD = "README.md"
 #: Every policy's card carries it; searching goes by it.
 TAG = "hf-unmask"
-#: Largest download without asking. The main policy has 1.3 MB; only a policy that reads hidden states is far larger.
-MAX_BYTES = 16 * 2**20
 
 _PUSHES = 3  # while a download runs, after which its result may be the last but one
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -68,8 +67,7 @@ def download_policy(
             GatedRepoError, RevisionNotFoundError, RemoteEntryNotFoundError, LocalEntryNotFoundError (offline and not
             in the cache), HFValidationError.
     """
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ValueError(f"`max_bytes` must be a positive int, got {max_bytes!r}")
+    check_max_bytes(max_bytes)
     api = hub_api(token)
     place: dict[str, Any] = {"repo_id": repo_id, "cache_dir": cache_dir, "local_files_only": local_files_only}
     for _ in range(_PUSHES):
