@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,15 +18,20 @@ from typing import Any
 import drop_in_client
 import pytest
 import torch
+import yaml
 from doubles import llada_double
 from hostile_repos import CANARY
 from hub_client import digest, policy_of, run
 from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
+from report_folder import PLAN, point, sample_line, samples, setting, shares
 
 import hf_unmask
+from hf_unmask.evaluation.records import write_results
 from hf_unmask.policy import save_policy
+from hf_unmask.policy.card import render_card
 from hf_unmask.policy.drop_in import drop_in_files
-from hf_unmask.policy.hub import MAX_BYTES, card_text
+from hf_unmask.policy.files import MAX_BYTES
+from hf_unmask.policy.hub import is_rendered, seal
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": 32, "lineage": ["org/first"]}
@@ -45,7 +51,31 @@ def files_of(policy: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     made = policy_of(**policy)
     save_policy(made, folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return {**files, "README.md": card_text(made).encode()}
+    return {**files, "README.md": render_card(made).encode()}
+
+
+def tag_of(files: Mapping[str, bytes]) -> str:
+    """The tag of a commit with these files: it is made of the policy's and of the code beside it."""
+    content = [files[path] for path in ("config.json", "model.safetensors", *sorted(DROP_IN_FILES)) if path in files]
+    return f"policy-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+
+
+def pushed(files: Mapping[str, bytes], repo: str, revision: str | None = None) -> dict[str, bytes]:
+    """The files as a push to ``repo`` leaves them there: its card names the repository and a revision."""
+    card = files["README.md"].decode().replace("<org/name>", repo).replace("<revision>", revision or tag_of(files))
+    return {**files, "README.md": seal(card).encode()}
+
+
+def write_evaluation(folder: Path, sampler: str) -> None:
+    """As `report_folder.write`, of that sampler, on a data set of the Hub."""
+    folder.mkdir()
+    points, lines = [], []
+    for spec, block_length, correct, steps in PLAN:
+        of = setting(spec.replace("learned:policy", sampler), block_length, dataset="openai/gsm8k:main:test")
+        points.append(point(of, shares(correct, 40), steps))
+        lines += [sample_line(one) for one in samples(of, shares(correct, 40), steps)]
+    write_results(folder / "results.json", points)
+    (folder / "samples.jsonl").write_text("".join(lines), "utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +135,9 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
     pid_file = place / "pid"
     threading.Thread(target=kill_when_fired, args=(hub, Fired("kim", "lfs upload", "hang"), pid_file)).start()
     folder, copy = place / "first", place / "copy"
+    write_evaluation(place / "evaluation", f"learned:{folder}")
+    shutil.copytree(folder, place / "noted")
+    (place / "noted" / "README.md").write_text("# By hand, for <org/name>\n")
     jobs = {
         "cli push broken": command("push", folder, "ann/policy"),
         "push": {"do": "push", "repo": "ann/policy", "policy": FIRST},
@@ -126,6 +159,12 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "cli push": command("push", folder, "ann/from-cli", "--private", "--message", "From a terminal", "--json"),
         "cli push text": command("push", folder, "ann/from-cli", "--branch", "other"),
         "cli push request": command("push", place / "second", "bob/policy", "--pull-request", "--json"),
+        "cli push results": command(
+            *("push", folder, "ann/measured", "--results", place / "evaluation", "--license", "mit"),
+            *("--benchmark", "openai/gsm8k:gsm8k"),
+        ),
+        "cli push by hand": command("push", place / "noted", "ann/noted"),
+        "cli push over hand": command("push", place / "noted", "ann/noted", "--results", place / "evaluation"),
         "cli push nothing": command("push", place / "nothing", "ann/from-cli"),
         "cli pull": command("pull", "ann/from-cli", copy, "--json"),
         "cli pull branch": command("pull", "ann/from-cli", copy, "--revision", "other"),
@@ -222,7 +261,7 @@ def value(result: dict[str, Any]) -> Any:
 
 def test_a_push_is_one_commit_with_the_three_files(hub, pushing, first):
     done = value(pushing["push"])
-    assert hub.files("ann/policy") == first  # byte for byte what saving and the card give
+    assert hub.files("ann/policy") == pushed(first, "ann/policy")  # byte for byte what saving and the card give
     assert done["commit"] == hub.head("ann/policy") and done["url"] == f"{hub.url}/ann/policy/commit/{done['commit']}"
     commits = hub.repositories["ann/policy"].commits
     assert [commit.message for commit in commits.values()][:2] == ["initial commit", "Upload an unmasking policy"]
@@ -231,10 +270,22 @@ def test_a_push_is_one_commit_with_the_three_files(hub, pushing, first):
 
 
 def test_branches_and_pull_requests_leave_main_alone(hub, pushing, first, second):
-    assert hub.files("ann/policy", "dev") == hub.files("ann/policy", "refs/pr/1") == second
+    assert hub.files("ann/policy", "dev") == pushed(second, "ann/policy")
+    assert hub.files("ann/policy", "refs/pr/1") == pushed(second, "ann/policy", "main")
     assert value(pushing["push request"])["pull_request"] == f"{hub.url}/ann/policy/discussions/1"
-    assert hub.files("bob/policy") == first and hub.files("bob/policy", "refs/pr/1") == second
+    assert hub.files("bob/policy") == first and hub.files("bob/policy", "refs/pr/1") == pushed(
+        second, "bob/policy", "main"
+    )
     assert pushing["push to others"]["error"] == "HfHubHTTPError"
+
+
+def test_the_card_loads_the_pushed_policy_by_a_pinned_revision(hub, pushing, first, second):
+    """A snippet that names a branch, which moves, or a revision that is not there."""
+    for ref, files in {"main": first, "dev": second}.items():
+        tag, card = tag_of(files), hub.files("ann/policy", ref)["README.md"].decode()
+        assert f'from_pretrained("ann/policy", revision="{tag}")' in card and is_rendered(card)
+        assert hub.head("ann/policy", tag) == hub.head("ann/policy", ref)
+    assert not [ref for ref in hub.repositories["bob/policy"].refs if ref.startswith("policy-")]
 
 
 def test_what_a_push_could_harm_is_refused(hub, pushing):
@@ -344,10 +395,34 @@ def test_command_push(hub, pushing, first):
     done = pushing["cli push"]
     assert done["value"]["code"] == 0, done
     commit = json.loads(done["value"]["out"])["commit"]
-    assert hub.repositories["ann/from-cli"].private and hub.files("ann/from-cli", commit) == first
+    assert hub.repositories["ann/from-cli"].private and hub.files("ann/from-cli", commit) == pushed(
+        first, "ann/from-cli"
+    )
     assert hub.repositories["ann/from-cli"].commits[commit].message == "From a terminal"
     assert pushing["cli push text"]["value"]["out"].startswith(f"{hub.url}/ann/from-cli/commit/")
     assert json.loads(pushing["cli push request"]["value"]["out"])["pull_request"].endswith("/bob/policy/discussions/2")
+
+
+def test_command_push_with_results(hub, pushing, place):
+    """Results that stay behind, a path of the machine in the card, a leaderboard entry that nobody asked for."""
+    assert pushing["cli push results"]["value"]["code"] == 0, pushing["cli push results"]
+    files = hub.files("ann/measured")
+    assert set(files) == FILES | {".eval_results/gsm8k.yaml"} and ".eval_results" not in str(hub.files("ann/policy"))
+    card = front_matter(files["README.md"].decode())
+    assert card["license"] == "mit" and card["model-index"][0]["name"] == "ann/measured"
+    assert card["datasets"] == ["openai/gsm8k"] and str(place) not in files["README.md"].decode()
+    (entry,) = yaml.safe_load(files[".eval_results/gsm8k.yaml"])
+    assert entry["dataset"] == {"id": "openai/gsm8k", "task_id": "gsm8k"} and entry["value"] == 77.5
+    assert "policy;speed=0.5 on tiny, full diffusion" in entry["notes"] and str(place) not in entry["notes"]
+
+
+def test_a_card_written_by_hand_is_pushed_as_it_is_or_not_at_all(hub, pushing):
+    """Work of hours replaced by a generated card."""
+    assert pushing["cli push by hand"]["value"]["code"] == 0
+    assert hub.files("ann/noted")["README.md"] == b"# By hand, for ann/noted\n"
+    refused = pushing["cli push over hand"]["value"]
+    assert refused["code"] == 2 and "edited by hand" in refused["err"]
+    assert len(hub.repositories["ann/noted"].commits) == 2
 
 
 def test_command_pull(hub, pushing, place, first):
@@ -390,7 +465,7 @@ def test_command_verify(pushing):
 
 def test_command_search(pushing, pulling):
     found = json.loads(pushing["cli search"]["value"]["out"])["policies"]
-    searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli", DROP_IN]
+    searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli", "ann/measured", DROP_IN]
     assert [row["id"] for row in found] == searched
     assert {row["id"]: row["private"] for row in found}["ann/secret"] and found[0]["base_model"] == ["org/denoiser"]
     assert pushing["cli search name"]["value"]["out"] == "ann/tiny  for -  0 downloads\n"
@@ -408,8 +483,11 @@ def test_a_drop_in_comes_and_goes_with_the_push_that_asks_for_it(hub, pushing, f
     assert with_code - initial == FILES | DROP_IN_FILES and without - initial == FILES
     found = hub.files(DROP_IN)
     assert found.keys() == FILES | DROP_IN_FILES and found["config.json"] == first["config.json"]
-    assert "custom_generate" in front_matter(found["README.md"].decode())["tags"]
-    assert hub.files(DROP_IN, "plain") == second
+    card = found["README.md"].decode()
+    assert "custom_generate" in front_matter(card)["tags"] and f'custom_generate="{DROP_IN}"' in card
+    assert f'revision="{tag_of(found)}"' in card and is_rendered(card)
+    assert hub.head(DROP_IN, tag_of(found)) == list(hub.repositories[DROP_IN].commits)[1]  # with the same content
+    assert hub.files(DROP_IN, "plain") == pushed(second, DROP_IN)
     assert value(pushing["push drop-in branch"])["commit"] == hub.head(DROP_IN, "plain") != hub.head(DROP_IN)
 
 
@@ -479,13 +557,6 @@ def test_the_network_alone_is_not_pushed(tmp_path, way):
     assert not list(tmp_path.iterdir())
 
 
-def test_card(first):
-    card = front_matter(first["README.md"].decode())
-    assert card["library_name"] == "hf-unmask" and "hf-unmask" in card["tags"]
-    assert card["base_model"] == "org/denoiser" and card["base_model_relation"] == "adapter"
-    assert "base_model" not in front_matter(card_text(policy_of(base_model="tiny")))
-
-
 # Faults: in every stage of a push and of a pull
 
 
@@ -499,7 +570,7 @@ PULL += [
 FRESH_PULL = {"head config.json": 3, "head model.safetensors": 2, "get config.json": 1, "get model.safetensors": 1}
 STAGES = ("create", "info", "validate yaml", "preupload", "lfs batch", "lfs upload", "lfs verify", "commit")
 PUSH = [(stage, kind) for stage in STAGES for kind in ("500", "503", "truncated", "reset", "lost")]
-PUSH += [("lfs upload", "wrong hash")]
+PUSH += [("lfs upload", "wrong hash"), ("tag", "500"), ("tag", "reset")]
 
 
 def table(hub: LoopbackHub, place: Path, files: dict[str, bytes], cases: Any, count: int = 1) -> Any:
@@ -552,19 +623,22 @@ def check_pull(done: dict[str, Any]) -> None:
     assert value(done["again"])["digest"] == expected
 
 
-def check_push(repository: Repository, done: dict[str, Any], kind: str, files: list[dict[str, bytes]]) -> None:
+def check_push(
+    repository: Repository, done: dict[str, Any], stage: str, kind: str, files: list[dict[str, bytes]]
+) -> None:
     """The branch is at the old commit after an error, at the new one after success; no commit holds anything else."""
-    old, new = files
+    old, new = files[0], pushed(files[1], repository.name)
     _, before, *later = repository.commits
     for oid in (before, *later):
         held = {path: file.content for path, file in repository.commits[oid].files.items() if path in FILES}
         assert held == (old if oid == before else new)
     if "error" in done["first"]:
         check_clear(done["first"])
-        assert done["between"] == before or kind in ("lost", "truncated")  # committed, but the answer was lost
+        # else it was committed, but the answer was lost, or the tag not made
+        assert done["between"] == before or kind in ("lost", "truncated") or stage == "tag"
     else:
         assert done["between"] == value(done["first"])["commit"] != before
-    assert value(done["again"])["commit"] == repository.refs["main"] == later[-1]
+    assert value(done["again"])["commit"] == repository.refs["main"] == repository.refs[tag_of(new)] == later[-1]
 
 
 @pytest.mark.parametrize(("stage", "kind"), PULL)
@@ -586,18 +660,18 @@ def test_a_fault_in_an_update_leaves_the_older_policy_usable(faults, stage, kind
 @pytest.mark.parametrize(("stage", "kind"), PUSH)
 def test_a_fault_in_a_push(hub, faults, first, second, stage, kind):
     repo, done = faults["push", stage, kind]
-    check_push(hub.repositories[repo], done, kind, [first, second])
+    check_push(hub.repositories[repo], done, stage, kind, [first, second])
 
 
 @pytest.mark.slow
 def test_slow_answers(hub, first, second, tmp_path):
     cases = [*(("pull", stage, "slow") for stage in FRESH_PULL), *(("push", stage, "slow") for stage in STAGES)]
-    for (action, *_), (repo, done) in table(hub, tmp_path, first, cases).items():
+    for (action, stage, _), (repo, done) in table(hub, tmp_path, first, cases).items():
         assert "value" in done["first"], done
         if action == "pull":
             check_pull(done)
         else:
-            check_push(hub.repositories[repo], done, "slow", [first, second])
+            check_push(hub.repositories[repo], done, stage, "slow", [first, second])
 
 
 @pytest.mark.slow
@@ -653,7 +727,7 @@ def test_a_fault_while_a_branch_is_made(hub, first, second, tmp_path):
         if "error" in done["first"]:
             check_clear(done["first"])
         assert value(done["again"])["commit"] == hub.head(job["repo"], "dev")
-        assert hub.files(job["repo"], "dev") == second and hub.files(job["repo"]) == first
+        assert hub.files(job["repo"], "dev") == pushed(second, job["repo"]) and hub.files(job["repo"]) == first
         assert len(hub.repositories[job["repo"]].commits) == 3
 
 

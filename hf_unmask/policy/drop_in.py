@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub import CommitOperationDelete
 
 #: In the metadata of the card; the Hub lists repositories with such code by it.
 DROP_IN_TAG = "custom_generate"
@@ -38,6 +38,11 @@ def generate(model, **options):
 '''
 
 
+def drop_in_tags(wanted: bool) -> list[str]:
+    """Tags of a card whose repository is pushed with, or without, such code."""
+    return [DROP_IN_TAG] if wanted else []
+
+
 def drop_in_files(repo_id: str) -> dict[str, bytes]:
     """Content by path in the repository.
 
@@ -50,22 +55,15 @@ def drop_in_files(repo_id: str) -> dict[str, bytes]:
     return {GENERATE: _SOURCE.format(repo=repo_id).encode(), REQUIREMENTS: _REQUIRES.encode()}
 
 
-def drop_in_operations(
-    repo_id: str, *, wanted: bool, present: Collection[str]
-) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """What a push does to ``custom_generate/``: write its two files, or remove them.
-
-    A repository runs code on other machines only as long as the last push asked for it.
+def drop_in_deletions(*, kept: Collection[str], present: Collection[str]) -> list[CommitOperationDelete]:
+    """What a push removes: a repository runs code on other machines only as long as the last push asked for it.
 
     Args:
-        repo_id: ``org/name``.
-        wanted: whether the push asks for them.
+        kept: paths of the files that the push brings.
         present: paths of the files that the branch holds.
 
     Returns:
-        Operations for the commit of the push. Other files in that folder are left alone.
+        Operations for the commit of the push. Other files in ``custom_generate/`` are left alone.
     """
-    files = drop_in_files(repo_id)
-    if wanted:
-        return [CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in files.items()]
-    return [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in files if path in present]
+    stale = [path for path in (GENERATE, REQUIREMENTS) if path in present and path not in kept]
+    return [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in stale]

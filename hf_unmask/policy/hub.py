@@ -1,6 +1,7 @@
 """Policies on the Hub: a repository holds README.md, config.json and model.safetensors; only the last two are read.
 
-What else it may hold is for others: ``custom_generate/`` for transformers, see ``hf_unmask.policy.drop_in``.
+What else it may hold is for others: ``custom_generate/`` for transformers, see ``hf_unmask.policy.drop_in``, and
+``.eval_results/`` for the Hub.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCardData, ModelInfo
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.file_download import DryRunFileInfo
 
 from hf_unmask import __version__
 from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
-from hf_unmask.policy.drop_in import drop_in_operations
+from hf_unmask.policy.drop_in import drop_in_deletions, drop_in_files
 from hf_unmask.policy.files import CONFIG, MAX_BYTES, WEIGHTS, check_max_bytes
-from hf_unmask.policy.model import UnmaskingPolicy
 
 CARD = "README.md"
 #: Every policy's card carries it; searching goes by it.
 TAG = "hf-unmask"
 
+#: What a rendered card says instead of the repository and the revision, until a push fills them in.
+REPOSITORY, REVISION = "<org/name>", "<revision>"
+
+_SEAL = re.compile(r"\n<!-- rendered by hf_unmask, [^\n]*-->\n\Z")
 _PUSHES = 3  # while a download runs, after which its result may be the last but one
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -150,12 +154,16 @@ def upload_policy(
     create_pr: bool | None = None,
     commit_message: str,
     token: str | bool | None = None,
+    extra: Sequence[str] = (),
     with_custom_generate: bool = False,
 ) -> CommitInfo:
-    """Push the three files of ``folder`` as one commit; other files of the repository stay.
+    """Push the three files of ``folder``, and the ``extra`` ones, as one commit; other files of the repository stay.
 
     The repository and the branch are made if they do not exist. Whatever fails, the branch is at its old commit or at
-    the new one, never between them.
+    the new one, never between them. If the card has a placeholder for the revision, the commit is tagged with a name
+    that is made of the content of the other files, and this is what the card says: a commit cannot hold its own id. A
+    pull request is not tagged, its card names the branch. A push that fails at the tag has been committed; the same
+    push again makes the tag.
 
     Args:
         folder: holds README.md, config.json and model.safetensors.
@@ -165,6 +173,7 @@ def upload_policy(
         create_pr: open a pull request instead of changing the branch.
         commit_message: its first line names the commit, and the pull request.
         token: see ``hub_api``.
+        extra: paths of further files in ``folder``.
         with_custom_generate: also push the code that lets ``model.generate(input_ids=ids, custom_generate=repo_id,
             trust_remote_code=True)`` decode with the policy. False: remove it where an earlier push left it.
 
@@ -182,11 +191,19 @@ def upload_policy(
         api.create_branch(repo_id, branch=branch, exist_ok=True)
         present = repository_files(repo_id, revision=branch, token=token)
     # Not `upload_folder`: it may spread an upload over several commits.
+    contents = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, *extra)}
+    contents |= drop_in_files(repo_id) if with_custom_generate else {}
+    card = (folder / CARD).read_text("utf-8")
+    tag = None if create_pr or REVISION not in card else f"policy-{_digest(b''.join(contents.values()))}"
+    contents[CARD] = _filled(card, repo_id, tag or branch or "main").encode()
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in (CARD, CONFIG, WEIGHTS)
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=one) for name, one in contents.items()
     ]
-    operations += drop_in_operations(repo_id, wanted=with_custom_generate, present=present)
-    return api.create_commit(repo_id, operations, commit_message=commit_message, revision=branch, create_pr=create_pr)
+    operations += drop_in_deletions(kept=contents, present=present)
+    done = api.create_commit(repo_id, operations, commit_message=commit_message, revision=branch, create_pr=create_pr)
+    if tag is not None:
+        api.create_tag(repo_id, tag=tag, revision=done.oid, exist_ok=True)
+    return done
 
 
 def repository_files(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str]:
@@ -224,21 +241,25 @@ def _check_target(api: HfApi, repo_id: str, private: bool | None) -> list[str]:
     return _paths(found)
 
 
-def card_text(policy: UnmaskingPolicy, results: Any = None, tags: Sequence[str] = ()) -> str:
-    """README.md for ``policy``: what its config records, and no claim about its quality. ``results`` are not shown."""
-    del results
-    record = {key: value for key, value in sorted(policy.config.trained_for.items()) if value not in (None, [])}
-    base = str(record.get("base_model", ""))
-    named: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if is_repository(base) else {}
-    data = ModelCardData(library_name=TAG, tags=[TAG, "unmasking-policy", "diffusion-lm", *tags], **named)
-    facts: dict[str, Any] = {"parameters": policy.num_parameters(), "observation": policy.config.observation}
-    facts |= {"action": policy.config.action, **record}
-    lines = ["---", data.to_yaml(), "---", "# Unmasking policy", ""]
-    lines += ["Decides which masked positions of a masked diffusion language model open at each denoising step."]
-    lines += ["It is of no use without that model, which is not part of this repository.", ""]
-    lines += [f"- {key}: {value}" for key, value in facts.items()]
-    lines += ["", "Loaded by `hf_unmask.LearnedUnmaskingSampler.from_pretrained`. No measured results are given here."]
-    return "\n".join(lines) + "\n"
+def seal(card: str) -> str:
+    """The card with a last line by which `is_rendered` knows that nobody has edited it."""
+    body = _SEAL.sub("", card).rstrip() + "\n"
+    return f"{body}\n<!-- rendered by hf_unmask, unedited as long as this fits: {_digest(body.encode())} -->\n"
+
+
+def is_rendered(card: str) -> bool:
+    """Whether a card is as it was rendered."""
+    return seal(card) == card
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _filled(card: str, repo_id: str, revision: str) -> str:
+    """The card with its placeholders filled in."""
+    filled = card.replace(REPOSITORY, repo_id).replace(REVISION, revision)
+    return seal(filled) if is_rendered(card) else filled
 
 
 def is_repository(name: str) -> bool:
