@@ -70,9 +70,9 @@ def test_the_tiny_recipe_trains_goes_on_and_is_fine_tuned(
     fresh_only = ("--hidden_size", "--initial_bias")
     kept = [text for i, text in enumerate(QUICK) if not {text, QUICK[i - 1]} & set(fresh_only)]
     start(monkeypatch, load("finetune_policy"), "--policy", folder, "--output", tuned, *kept)
-    assert f"{tuned} comes from {folder}" in capsys.readouterr().out
+    assert f"{tuned} comes from {folder.name}" in capsys.readouterr().out
     record = json.loads((tuned / "config.json").read_text())["trained_for"]
-    assert record["lineage"] == [str(folder)] and record["block_length"] is None
+    assert record["lineage"] == [folder.name] and record["block_length"] is None
 
 
 def test_a_mistake_ends_a_script_with_the_code_of_the_command(

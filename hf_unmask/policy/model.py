@@ -129,8 +129,9 @@ class UnmaskingPolicy(PreTrainedModel):
             PolicyLoadError: something is missing, unknown, of a wrong type, shape or dtype, or not finite.
             ValueError: ``use_safetensors=False``.
         """
-        if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError("`use_safetensors=False`: a policy is never read from a pickle; leave it out")
+        safe = kwargs.pop("use_safetensors", None)
+        if safe is False:
+            raise ValueError(f"`use_safetensors={safe}`: a policy is never read from a pickle; leave it out")
         wanted = kwargs.pop("output_loading_info", False)
         folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
         if folder.is_dir():
