@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -150,6 +151,13 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "push private to public": {"do": "push", "repo": "ann/policy", "policy": SECOND, "private": True},
         "push over another model": {"do": "push", "repo": "ann/bert", "policy": FIRST},
         "push a wrong name": {"do": "push", "repo": "ann/a/b", "policy": FIRST},
+        "push results": {
+            **{"do": "push", "repo": "ann/from-python", "policy": FIRST, "license": "mit"},
+            "results": str(place / "evaluation"),
+        },
+        "push to a benchmark only": {
+            **{"do": "push", "repo": "ann/from-python", "policy": FIRST, "benchmark": "openai/gsm8k:gsm8k"},
+        },
         "push killed": {
             **{"do": "push", "repo": "kim/policy", "policy": SECOND, "token": kim},
             "process": {"pid_file": str(pid_file)},
@@ -403,14 +411,21 @@ def test_command_push(hub, pushing, first):
     assert json.loads(pushing["cli push request"]["value"]["out"])["pull_request"].endswith("/bob/policy/discussions/2")
 
 
-def test_command_push_with_results(hub, pushing, place):
+def test_command_push_with_results(hub, pushing, place, first):
     """Results that stay behind, a path of the machine in the card, a leaderboard entry that nobody asked for."""
     assert pushing["cli push results"]["value"]["code"] == 0, pushing["cli push results"]
     files = hub.files("ann/measured")
     assert set(files) == FILES | {".eval_results/gsm8k.yaml"} and ".eval_results" not in str(hub.files("ann/policy"))
-    card = front_matter(files["README.md"].decode())
+    card_text = files["README.md"].decode()
+    card = front_matter(card_text)
     assert card["license"] == "mit" and card["model-index"][0]["name"] == "ann/measured"
-    assert card["datasets"] == ["openai/gsm8k"] and str(place) not in files["README.md"].decode()
+    assert card["datasets"] == ["openai/gsm8k"] and str(place) not in card_text
+    value(pushing["push results"])
+    same = hub.files("ann/from-python")["README.md"].decode()
+    expected = re.sub("policy-[0-9a-f]{12}", tag_of(first), card_text.replace("ann/measured", "ann/from-python"))
+    assert same == seal(expected) and set(hub.files("ann/from-python")) == FILES
+    refused = pushing["push to a benchmark only"]
+    assert refused["error"] == "ValueError" and "needs `results`" in refused["message"]
     (entry,) = yaml.safe_load(files[".eval_results/gsm8k.yaml"])
     assert entry["dataset"] == {"id": "openai/gsm8k", "task_id": "gsm8k"} and entry["value"] == 77.5
     assert "policy;speed=0.5 on tiny, full diffusion" in entry["notes"] and str(place) not in entry["notes"]
@@ -465,8 +480,8 @@ def test_command_verify(pushing):
 
 def test_command_search(pushing, pulling):
     found = json.loads(pushing["cli search"]["value"]["out"])["policies"]
-    searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli", "ann/measured", DROP_IN]
-    assert [row["id"] for row in found] == searched
+    searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-python", "ann/from-cli"]
+    assert [row["id"] for row in found] == [*searched, "ann/measured", DROP_IN]
     assert {row["id"]: row["private"] for row in found}["ann/secret"] and found[0]["base_model"] == ["org/denoiser"]
     assert pushing["cli search name"]["value"]["out"] == "ann/tiny  for -  0 downloads\n"
     assert pushing["cli search nothing"]["value"] == {"code": 0, "out": "", "err": "no policy found\n"}
