@@ -477,6 +477,7 @@ def test_a_checkpoint_is_a_policy(run):
         "mask_token_id": MASK,
         "block_length": 3,
         "max_new_tokens": 6,
+        "hf_unmask_version": hf_unmask.__version__,
     }
     tokens = hf_unmask.generate(
         tiny_eurobert(), torch.tensor([[5, 6]]), sampler=sampler, max_new_tokens=6, block_length=3
