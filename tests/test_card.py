@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from hf_unmask.cli import app
 from hf_unmask.evaluation.records import read_results, write_results
 from hf_unmask.policy import save_policy
-from hf_unmask.policy.card import folder_card, render_card
+from hf_unmask.policy.card import folder_card, render_card, retagged
+from hf_unmask.policy.drop_in import DROP_IN_TAG
 from hf_unmask.policy.hub import is_rendered, seal
 from hf_unmask.policy.measured import read_measured
 
@@ -183,3 +184,37 @@ def test_command_card(policy, evaluation, tmp_path, library_logging):
     output.write_text("mine")
     done = call("--output", output)
     assert done.exit_code == 2 and "edited by hand" in done.stderr and output.read_text() == "mine"
+
+
+# With code for transformers
+
+
+def test_a_card_tells_of_code_only_if_there_is_some(policy, tmp_path):
+    """Catches a snippet that cannot work, and a repository with code that nobody finds by its tag."""
+    call = 'custom_generate="<org/name>", trust_remote_code=True)'
+    plain, telling = render_card(policy), folder_card(policy, tmp_path, tags=[DROP_IN_TAG])
+    assert call in telling and DROP_IN_TAG in front_matter(telling)["tags"]
+    assert DROP_IN_TAG not in plain and is_rendered(plain) and is_rendered(telling)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_given_card_gets_and_loses_the_tag_and_stays_what_it_was(policy, evaluation, edited):
+    """Catches an edited card that counts as rendered afterwards, or the reverse, and other metadata that are lost."""
+    card = render_card(policy, results=evaluation) + ("\nBy hand.\n" if edited else "")
+    tagged = retagged(card, DROP_IN_TAG, wanted=True)
+    before, after = front_matter(card), front_matter(tagged)
+    assert after == {**before, "tags": [*before["tags"], DROP_IN_TAG]}
+    assert is_rendered(tagged) is not edited and retagged(tagged, DROP_IN_TAG, wanted=True) == tagged
+    assert retagged(tagged, DROP_IN_TAG, wanted=False) == card
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_card_without_metadata_stays_as_it_is(wanted):
+    """Catches metadata that nobody wrote."""
+    card = "# By hand, about custom_generate\n"
+    assert retagged(card, DROP_IN_TAG, wanted=wanted) == card
+
+
+def test_metadata_that_cannot_be_read_are_no_traceback():
+    with pytest.raises(ValueError, match="metadata of the card cannot be read"):
+        retagged("---\ntags: [\n---\n# Card\n", DROP_IN_TAG, wanted=True)

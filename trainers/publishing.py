@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from hf_unmask.policy.card import SETTINGS, folder_card
+from hf_unmask.policy.drop_in import drop_in_tags
 from hf_unmask.policy.loading import save_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
@@ -22,7 +23,7 @@ def save(policy: UnmaskingPolicy, args: UnmaskingGRPOConfig, folder: Path) -> No
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
 
 
-def push(
+def push(  # noqa: PLR0913  (the usual options of the Hub)
     policy: UnmaskingPolicy,
     args: UnmaskingGRPOConfig,
     commit_message: str | None = None,
@@ -34,6 +35,7 @@ def push(
     revision: str | None = None,
     create_pr: bool | None = None,
     token: str | None = None,
+    with_custom_generate: bool = False,
 ) -> CommitInfo:
     """Push a trained policy: README.md, config.json and model.safetensors, in one commit.
 
@@ -52,6 +54,7 @@ def push(
         revision: branch to push to.
         create_pr: open a pull request instead of changing the branch.
         token: see `hf_unmask.policy.hub.hub_api`.
+        with_custom_generate: also push code for transformers; see `LearnedUnmaskingSampler.push_to_hub`.
 
     Returns:
         The commit.
@@ -67,5 +70,6 @@ def push(
         create_pr=create_pr,
         commit_message=commit_message or "Upload a trained unmasking policy",
         token=token or args.hub_token,
-        card=folder_card(policy, folder, results=results, license=license),
+        card=folder_card(policy, folder, results=results, license=license, tags=drop_in_tags(with_custom_generate)),
+        with_custom_generate=with_custom_generate,
     )
