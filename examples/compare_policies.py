@@ -29,16 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reproduce_tables import BATCH_SIZE, SEEDS, Cell, duration, expected, grid
+from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
 
-from hf_unmask import evaluate_samplers
 from hf_unmask.evaluation.contest import Round, budgets_of, contest, contest_table, dials_within
 from hf_unmask.evaluation.environment import environment
 from hf_unmask.evaluation.frontier import hypervolume_of, method_of
 from hf_unmask.evaluation.markdown import table
 from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.records import OperatingPoint, Setting, iter_samples
-from hf_unmask.evaluation.scoring import TINY_METRICS
 from hf_unmask.evaluation.statistics import paired_comparison, scores_by_prompt
 from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy
 from hf_unmask.policy.loading import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
@@ -138,19 +136,15 @@ class Run:
         """A stage, in a folder of its own."""
         tuning = split == "validation"
         self.say(f"{cell.key}, {name}: {len(specs)} samplers")
-        return evaluate_samplers(
+        return evaluate_cell(
             self.model,
             self.tokenizer,
-            f"tiny:{cell.task}:{split}",
-            TINY_METRICS[cell.task],
-            list(specs),
-            block_lengths=[cell.block_length],
+            cell,
+            split,
+            specs,
             seeds=SEEDS[:1] if tuning or name.endswith(BLIND.strip()) else SEEDS,
-            batch_size=BATCH_SIZE,
-            max_new_tokens=answer_length(cell.task),
             limit=self.plan.validation if tuning else self.plan.problems,
             out=self.folder(cell, name),
-            model_name="tiny",
         )
 
     def folder(self, cell: Cell, name: str) -> Path:
@@ -396,10 +390,7 @@ def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], c
             path.write_text(card(source, run, found, extra, measured), "utf-8")
     shown = f"learned:{run.conditioned}"
     contests = {task: {shown: each[shown]} for task, each in found.items() if shown in each}
-    readme = root / "README.md"
-    text = readme.read_text("utf-8")
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text("\n\n".join([before + START, report(contests, {}), f"({measured})", END + after]), "utf-8")
+    put_between(root / "README.md", START, END, [report(contests, {}), f"({measured})"])
 
 
 def as_plain(content: Sequence[Any]) -> list[Any]:
