@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from hf_unmask import head
 from hf_unmask.caching import RowCache
-from hf_unmask.canvas import Rows
+from hf_unmask.canvas import KINDS, Rows
 from hf_unmask.randomness import ACTION, ROW, TOKEN, uniform
 from hf_unmask.reading import Reading, read
 from hf_unmask.run import Run, window_width
@@ -31,7 +32,7 @@ class Bucket:
 class Plan:
     """What the host knows about the next step."""
 
-    undecided: int  # no row has more masks in its active block
+    undecided: int | None  # no row has more masks in its active block; None: decided positions are read as well
     padded: bool = True  # some row has padding
     cache: RowCache | None = None
     buckets: tuple[Bucket, ...] = (Bucket(None, None),)
@@ -48,16 +49,16 @@ class Made:
 
 def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
     """One denoising step of every row. Nothing is read back to the host; rows that have finished stay as they are."""
-    slots, inside = _window(rows, run)
-    positions = rows.positions.gather(1, slots)
-    masked = rows.masked.gather(1, slots) & inside
+    slots, inside, positions, masked = _window(rows, run)
     only_masked = run.sampler.needs.where == "eligible"
-    if only_masked:
+    if only_masked and plan.undecided is not None:
         places = (~masked).int().argsort(dim=-1, stable=True)[:, : plan.undecided]
         reading = _read(rows, run, plan, slots.gather(1, places), positions.gather(1, places), positions)
         reading = reading.in_window(places, masked.gather(1, places), rows.tokens.gather(1, positions))
     else:
         reading = _read(rows, run, plan, slots, positions, positions)
+        if only_masked:
+            reading = reading.only(masked, rows.tokens.gather(1, positions))
     step = _step(rows, run, slots, inside, masked, reading)
     noise = Noise(
         action=lambda: uniform(rows.key, rows.steps, step.index, ACTION),
@@ -65,32 +66,41 @@ def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
     )
     selection = run.sampler.select(step, rows.sampler_state, noise)
     _check_form(selection, step, run.sampler)
-    fault = _fault(rows, selection, step, reading, run.sampler)
-    after, opened = _write(rows, run, positions, step, selection)
+    opening = selection.open & step.eligible
+    fault = _fault(rows, selection, opening, step, reading, run.sampler)
+    after, opened = _write(rows, run, positions, step, selection, opening)
     over = rows.finished | (after.block * run.block_length >= after.length)
+    if run.check_every > 1:  # its steps then tell where the first fault was
+        over = over | fault.any(-1)
     after, over = run.stopping.apply(after, over)
     return replace(after, finished=over, fault=fault), Made(step, opened, masked if only_masked else inside)
 
 
 def status(rows: Rows, run: Run) -> Tensor:
-    """What the host is told after a step, [5, R] long: fault, finished, masks in the active block, steps made in it,
-    and with a cache the first column of what ``cache="prefix"`` computes."""
-    left = (rows.masked & _in_block(rows, run)).sum(-1)
-    start = torch.zeros_like(left)
+    """What the host is told after a step, [n, R]: the faults, whether the row has finished, and if it matters the masks
+    in the active block, the steps made in it and the first column of what ``cache="prefix"`` computes."""
+    told = [rows.fault.T, rows.finished[None]]
+    if _compacts(rows, run):
+        place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
+        left = (rows.masked & (place // run.block_length == rows.block[:, None])).sum(-1)
+        told.append(left[None])
     if run.cache:
         first = 0 if run.sampler.needs.where == "canvas" else rows.block * run.block_length
-        first = (torch.zeros_like(left) + first).clamp(max=rows.masked.shape[1] - 1)
+        first = (torch.zeros_like(rows.block) + first).clamp(max=rows.masked.shape[1] - 1)
         start = run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)[:, 0]
-    return torch.stack([rows.fault, rows.finished.long(), left, rows.block_steps, start])
+        told += [rows.block_steps[None], start[None]]
+    return torch.cat(told)
 
 
 def plan_next(told: list[list[int]], rows: Rows, run: Run, padded: bool, cache: RowCache | None) -> Plan:
     """The next step's plan from what ``status`` told."""
-    undecided = max(told[2]) if run.check_every == 1 else window_width(run, rows.masked.shape[1])
+    undecided = None
+    if _compacts(rows, run):
+        undecided = max(told[KINDS + 1]) if run.check_every == 1 else window_width(run, rows.masked.shape[1])
     if cache is None:
         return Plan(undecided, padded)
     groups: dict[int | None, list[int]] = {}
-    for row, (made, start) in enumerate(zip(told[3], told[4], strict=True)):
+    for row, (made, start) in enumerate(zip(*told[-2:], strict=True)):
         whole = made % (run.cache_refresh or run.block_length + 1) == 0
         groups.setdefault(None if whole else start if run.cache == "prefix" else 0, []).append(row)
     if len(groups) == 1:
@@ -100,33 +110,36 @@ def plan_next(told: list[list[int]], rows: Rows, run: Run, padded: bool, cache: 
     return Plan(undecided, padded, cache, tuple(buckets))
 
 
-def raise_fault(faults: list[int], rows: Rows, sampler: SamplerProtocol) -> None:
-    """Raise what went wrong first in the first row that has a fault, if any has; faults [R]."""
-    place = next((place for place, fault in enumerate(faults) if fault), None)
-    if place is None:
+def raise_fault(faults: list[list[int]], rows: Rows, sampler: SamplerProtocol) -> None:
+    """Raise what went wrong first in the first row that has a fault, if any has; faults [KINDS][R]."""
+    if not any(map(any, faults)):
         return
-    step, kind = divmod(faults[place], 4)
+    place, found = next((place, found) for place, found in enumerate(zip(*faults, strict=True)) if any(found))
     error, message = (
         (ValueError, _NOT_FINITE_MESSAGE),
         (RuntimeError, f"sampler {sampler} opened a position that is not eligible"),
         (RuntimeError, f"sampler {sampler} opened nothing although it must open a position"),
-    )[kind - 1]
-    raise error(f"{message} (step {step}, row {int(rows.number[place])})")
+    )[found.index(True)]
+    raise error(f"{message} (step {int(rows.steps[place]) - 1}, row {int(rows.number[place])})")
 
 
-def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor]:
-    """Canvas positions of the sampler's window [R, W] (clamped) and which of them exist in the row [R, W]."""
+def _compacts(rows: Rows, run: Run) -> bool:
+    """Whether leaving out decided positions saves more than finding the others costs."""
+    few = rows.masked.shape[0] * window_width(run, rows.masked.shape[1]) * run.denoiser.vocab_size <= head.FEW
+    return run.sampler.needs.where == "eligible" and not few
+
+
+def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sampler's window, each [R, W]: its canvas positions (clamped), which of them exist in the row, where they lie
+    in the sequence, and which are undecided."""
     canvas = rows.masked.shape[1]
     slots = torch.arange(window_width(run, canvas), device=rows.key.device)[None].expand(len(rows.key), -1)
-    if run.sampler.needs.where != "canvas":
-        slots = slots + (rows.block * run.block_length)[:, None]
-    return slots.clamp(max=canvas - 1), slots < rows.length[:, None]
-
-
-def _in_block(rows: Rows, run: Run) -> Tensor:
-    """[R, L] bool, canvas positions of the active block."""
-    place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
-    return place // run.block_length == rows.block[:, None]
+    if run.sampler.needs.where == "canvas":
+        return slots, rows.valid, rows.positions, rows.masked
+    slots = slots + (rows.block * run.block_length)[:, None]
+    inside = slots < rows.length[:, None]
+    slots = slots.clamp(max=canvas - 1)
+    return slots, inside, rows.positions.gather(1, slots), rows.masked.gather(1, slots) & inside
 
 
 def _read(rows: Rows, run: Run, plan: Plan, slots: Tensor, positions: Tensor, window: Tensor) -> Reading:
@@ -216,38 +229,40 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
         )
 
 
-def _fault(rows: Rows, selection: Selection, step: Step, reading: Reading, sampler: SamplerProtocol) -> Tensor:
-    """[R] long, in the coding of ``Rows.fault``: the row's logits are not finite, it opened an ineligible position, it
-    opened nothing. The first fault stays."""
-    at_work = ~rows.finished
-    spoilt = (step.valid & ~reading.finite).any(-1) & at_work
-    stalled = ~selection.open.any(-1) & at_work & (not sampler.may_stall)
-    kinds = (spoilt, (selection.open & ~step.eligible).any(-1), stalled)
-    fault = torch.zeros_like(rows.fault)
-    for code, hit in reversed([*enumerate(kinds, 1)]):
-        fault = torch.where(hit, code + 4 * rows.steps, fault)
-    return torch.where(rows.fault > 0, rows.fault, fault)
+def _fault(
+    rows: Rows, selection: Selection, opening: Tensor, step: Step, reading: Reading, sampler: SamplerProtocol
+) -> Tensor:
+    """[R, KINDS] bool, as ``Rows.fault``, with what this step adds; opening [R, W] bool, what is chosen and eligible."""
+    fine = reading.finite if sampler.needs.where == "eligible" else reading.finite | ~step.valid
+    spoilt = ~(fine.all(-1) | rows.finished)
+    ineligible = (selection.open != opening).any(-1)
+    # neither a finished row that opens nothing nor another one that opens something
+    stalled = torch.zeros_like(spoilt) if sampler.may_stall else opening.any(-1) == rows.finished
+    return rows.fault | torch.stack([spoilt, ineligible, stalled], dim=-1)
 
 
-def _write(rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selection) -> tuple[Rows, Tensor]:
-    """Write the opened positions and move the block pointers. Also returns what opened [R, L] bool."""
+def _write(
+    rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selection, opening: Tensor
+) -> tuple[Rows, Tensor]:
+    """Write ``opening`` [R, W] bool and move the block pointers. Also returns what opened, [R, L] bool."""
     chosen = step.proposal if selection.tokens is None else selection.tokens
+    steps = rows.steps + ~rows.finished
     # adding differences keeps clamped window positions (they add 0) from overwriting real ones
-    change = torch.where(selection.open, chosen - rows.tokens.gather(1, positions), 0)
-    opened = torch.zeros_like(rows.step_map).scatter_add(1, step.index, selection.open.long()) > 0
-    masked = rows.masked & ~opened
-    in_block = _in_block(rows, run)
+    change = (chosen - run.denoiser.mask_token_id) * opening
+    step_map = rows.step_map.scatter_add(1, step.index, steps[:, None] * opening)
+    opened = step_map != rows.step_map
     block_steps = rows.block_steps + 1
-    # only a sampler that may stall can use up its steps; what it left masked stays so
-    done = ~(masked & in_block).any(-1) | (block_steps >= (in_block & rows.valid).sum(-1))
+    done = (opening == step.eligible).all(-1)
+    if run.sampler.may_stall:  # it can use up its steps; what it left masked stays so
+        done = done | (block_steps >= (rows.length - rows.block * run.block_length).clamp(max=run.block_length))
     return replace(
         rows,
         tokens=rows.tokens.scatter_add(1, positions, change),
-        masked=masked,
-        step_map=torch.where(opened, rows.steps[:, None], rows.step_map),
+        masked=rows.masked ^ opened,
+        step_map=step_map,
         block=rows.block + done,
-        block_steps=torch.where(done, 0, block_steps),
-        steps=rows.steps + ~rows.finished,
+        block_steps=block_steps.masked_fill(done, 0),
+        steps=steps,
         passes=rows.passes + 1,
         sampler_state=selection.state,
     ), opened

@@ -18,6 +18,9 @@ from hf_unmask.denoisers import Denoiser
 from hf_unmask.randomness import row_keys
 from hf_unmask.step import State
 
+#: Kinds of faults.
+KINDS = 3
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -37,7 +40,7 @@ class Rows:
     steps: Tensor  # [R] long, steps made
     passes: Tensor  # [R] long, steps that ran on the row, those after its end included
     finished: Tensor  # [R] bool, nothing is left to do
-    fault: Tensor  # [R] long, 0 or 4 * (step of the first fault) + (which it was, from 1)
+    fault: Tensor  # [R, KINDS] bool, by kind: logits that are not finite, an ineligible opening, no opening
     sampler_state: State = None
 
     def take(self, index: Tensor) -> Rows:
@@ -144,7 +147,7 @@ def lay_out(
             steps=zeros,
             passes=zeros,
             finished=length == 0,
-            fault=zeros,
+            fault=zeros[:, None].expand(-1, KINDS) > 0,
         ),
         Layout(source),
     )

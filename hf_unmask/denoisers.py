@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from hf_unmask import head
 from hf_unmask.caching import RowCache
 from hf_unmask.head import Prediction, held_back
 
@@ -228,10 +229,11 @@ class Denoiser:
         if hidden:
             inputs["output_hidden_states"] = True
         output, source, project = self._forward(inputs)
-        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        width = source.shape[1]
+        first = torch.arange(0, len(tokens) * width, width, device=tokens.device)
         return Prediction(
             source=source.flatten(0, 1),
-            cells=rows * source.shape[1] + cells,
+            cells=first[:, None] + cells,
             vocab_size=self.vocab_size,
             project=project,
             hidden=self._hidden(output, cells) if hidden else None,
@@ -259,8 +261,13 @@ class Denoiser:
 
     def _inputs(self, tokens: Tensor, attended: Tensor | None, columns: Tensor | None) -> dict[str, Any]:
         """Arguments of the model's forward for all columns, or for ``columns`` [B, Q] long."""
-        known = torch.ones_like(tokens, dtype=torch.bool) if attended is None else attended
-        places = (known.cumsum(-1) - 1).clamp(min=0) + self.position_offset
+        if attended is None:
+            known = tokens.new_ones(1, dtype=torch.bool).expand(tokens.shape)
+            end = self.position_offset + tokens.shape[1]
+            places = torch.arange(self.position_offset, end, device=tokens.device).expand(tokens.shape)
+        else:
+            known = attended
+            places = (known.cumsum(-1) - 1).clamp(min=0) + self.position_offset
         mask: Tensor | None
         if columns is not None:
             tokens, places = tokens.gather(1, columns), places.gather(1, columns)
@@ -287,7 +294,8 @@ class Denoiser:
 
     def _forward(self, inputs: dict[str, Any]) -> tuple[Any, Tensor, Callable[[Tensor], Tensor] | None]:
         """The model's output, and what logits are made of: [B, S, D] and how, or the logits [B, S, V] and None."""
-        layer = None if self.model in _WHOLE_LOGITS else self.output_layer
+        few = inputs["input_ids"].numel() * self.vocab_size <= head.FEW
+        layer = None if few or self.model in _WHOLE_LOGITS else self.output_layer
         with held_back(layer, inputs["input_ids"].shape) as held:
             output = self.model(**inputs)
         if held.states is None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 #: Numbers in a piece of logits: 64 MiB in float32.
 PIECE = 1 << 24
+#: Up to so many logits it costs more to choose among them than to compute them all.
+FEW = 1 << 16
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_unmask.advancing import Plan, advance, plan_next, raise_fault, status
 from hf_unmask.caching import RowCache
-from hf_unmask.canvas import Rows
+from hf_unmask.canvas import KINDS, Rows
 from hf_unmask.recording import Recording
 from hf_unmask.run import Run
 
@@ -39,7 +39,7 @@ class Pool:
         self._dropped = 0
         self._cache = RowCache() if run.cache else None
         self._rows = self._none = rows.take(rows.number[:0])
-        self._plan = Plan(0)
+        self._plan = Plan(None)
         self._admit([])
 
     @property
@@ -63,22 +63,22 @@ class Pool:
             # the one device-to-host read of a step, or of several
             told = [] if left else status(after, self.run).tolist()
             if told:
-                raise_fault(told[0], after, self.run.sampler)
+                raise_fault(told[:KINDS], after, self.run.sampler)
             self.recording.step(before, after, made)
             self._rows = after
-        if any(told[1]):
-            return self._leave(told[1])
+        if any(told[KINDS]):
+            return self._leave(told[KINDS])
         self._look_ahead(told)
         return []
 
     def _leave(self, done: list[int]) -> list[int]:
         places = [place for place, is_done in enumerate(done) if is_done]
-        gone = self._rows.take(self._index(places))
+        gone = self._index(places)
         for name in _RESULTS:
             target = getattr(self.whole, name)
             if name == "tokens":
                 target = target[:, self._dropped :]
-            target.index_copy_(0, gone.number, getattr(gone, name))
+            target.index_copy_(0, self._rows.number[gone], getattr(self._rows, name)[gone])
         numbers = [self._active[place] for place in places]
         self._admit([place for place, is_done in enumerate(done) if not is_done])
         return numbers

@@ -31,6 +31,8 @@ class Reading:
     def join(cls, parts: Iterable[Reading]) -> Reading:
         """Positions of all parts, one part after another."""
         parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
         names = parts[0].quantities
         return cls(
             torch.cat([part.proposal for part in parts]),
@@ -57,6 +59,18 @@ class Reading:
                 for name, values in self.quantities.items()
             },
             placed(self.finite, torch.ones_like(standing, dtype=torch.bool)),
+        )
+
+    def only(self, wanted: Tensor, standing: Tensor) -> Reading:
+        """What ``in_window`` gives, for positions that were all read, in their places; both [B, W]."""
+        out = ~wanted
+        return Reading(
+            torch.where(wanted, self.proposal, standing),
+            {
+                name: values.masked_fill(out.reshape(*out.shape, *(1 for _ in values.shape[2:])), 0)
+                for name, values in self.quantities.items()
+            },
+            self.finite | out,
         )
 
     def take(self, rows: Tensor) -> Reading:
@@ -132,7 +146,8 @@ def _read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, b
     proposal = leader if noise is None else draw(logits, noise)
     quantities: dict[Quantity, Tensor] = {}
     if "confidence" in needs.quantities:
-        quantities["confidence"] = (logits.gather(-1, proposal[..., None])[..., 0] - log_sum).exp()
+        proposed = best if noise is None else logits.gather(-1, proposal[..., None])[..., 0]
+        quantities["confidence"] = (proposed - log_sum).exp()
     if needs.quantities & {"margin", "top_probs"}:
         count = max(needs.top_k, 2 if "margin" in needs.quantities else 1)
         values = best[..., None] if count == 1 else logits.topk(count, dim=-1).values

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unmask.policy import BernoulliUnmask, PlackettLuceUnmask
+from hf_unmask.step import Noise
 
 LOGITS = st.lists(st.floats(-6, 6), min_size=1, max_size=4)
 EPS = torch.finfo(torch.float32).eps
@@ -67,7 +68,7 @@ def test_draws_follow_the_likelihood(kind, dial):
     logits, eligible = row([0.5, -1.0, 2.0, 0.3]), [True, True, False, True]
     every, draws = actions(kind, eligible), 40_000
     found = build(kind, logits.expand(draws, -1), torch.tensor(eligible).expand(draws, -1), dial)
-    drawn = found.sample(*uniforms(draws, 4))
+    drawn = found.sample(Noise(*uniforms(draws, 4)))
     assert drawn.dtype == torch.long
     code = torch.tensor([1, 5, 25, 125])
     counts = torch.stack([((drawn * code).sum(-1) == (action * code).sum()).sum() for action in every]).double()
@@ -96,7 +97,7 @@ def test_bernoulli_clamps_the_likelihood_but_not_the_draw():
     found = BernoulliUnmask(torch.tensor([200.0, -200.0]), torch.ones(2, dtype=torch.bool))
     assert found.log_prob(torch.tensor([0, 1])).item() == pytest.approx(2 * math.log(EPS), rel=1e-5)
     almost_one = torch.tensor([1 - EPS / 2, EPS / 2])
-    assert found.sample(almost_one, torch.tensor(0.5)).tolist() == [1, 0]
+    assert found.sample(Noise(almost_one, torch.tensor(0.5))).tolist() == [1, 0]
 
 
 def test_bernoulli_entropy_is_exact():
@@ -135,7 +136,7 @@ def test_plackett_luce_draws_ranks_without_gaps_even_for_extreme_logits(logits, 
     width = len(logits)
     eligible = torch.rand(8, width, generator=torch.Generator().manual_seed(seed)) < 0.7
     found = PlackettLuceUnmask(torch.tensor(logits).expand(8, -1), eligible, stop)
-    action = found.sample(*(u.float() for u in uniforms(8, width, seed)))
+    action = found.sample(Noise(*(u.float() for u in uniforms(8, width, seed))))
     assert not action[~eligible].any()
     for one, allowed in zip(action, eligible, strict=True):
         ranks = one[one > 0].sort().values
@@ -146,14 +147,14 @@ def test_plackett_luce_draws_ranks_without_gaps_even_for_extreme_logits(logits, 
 
 def test_plackett_luce_noise_at_the_edge_of_its_range():
     found = PlackettLuceUnmask(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
-    action = found.sample(torch.tensor([[0.0, 1.0, 0.5]] * 2), torch.tensor([0.0, 1.0]))
+    action = found.sample(Noise(torch.tensor([[0.0, 1.0, 0.5]] * 2), torch.tensor([0.0, 1.0])))
     assert action.tolist() == [[3, 1, 2], [0, 1, 0]]
 
 
 def test_plackett_luce_empty_lists():
     found = PlackettLuceUnmask(torch.zeros(2, 3), torch.tensor([[True] * 3, [False] * 3]))
     assert found.log_prob(torch.zeros(2, 3, dtype=torch.long)).tolist() == [-math.inf, 0.0]
-    assert found.sample(torch.rand(2, 3), torch.rand(2))[1].tolist() == [0, 0, 0]
+    assert found.sample(Noise(torch.rand(2, 3), torch.rand(2)))[1].tolist() == [0, 0, 0]
 
 
 def test_plackett_luce_entropy_is_a_fair_estimate():
@@ -175,7 +176,7 @@ def test_gradient_is_finite(kind, scale):
     eligible = torch.rand(5, 7, generator=g) < 0.6
     eligible[0] = False
     found = build(kind, logits, eligible, 0.0)
-    action = found.sample(*(u.float() for u in uniforms(5, 7)))
+    action = found.sample(Noise(*(u.float() for u in uniforms(5, 7))))
     log_prob = found.log_prob(action)
     log_prob.sum().backward()
     assert log_prob.isfinite().all()
@@ -197,8 +198,8 @@ def test_leading_dimensions(kind):
     logits, eligible = torch.randn(2, 3, 5, generator=g), torch.rand(2, 3, 5, generator=g) < 0.8
     u, r = torch.rand(2, 3, 5, generator=g), torch.rand(2, 3, generator=g)
     found = build(kind, logits, eligible, 0.0)
-    action = found.sample(u, r)
+    action = found.sample(Noise(u, r))
     flat = build(kind, logits.view(6, 5), eligible.view(6, 5), 0.0)
-    assert torch.equal(action.view(6, 5), flat.sample(u.view(6, 5), r.view(6)))
+    assert torch.equal(action.view(6, 5), flat.sample(Noise(u.view(6, 5), r.view(6))))
     assert torch.allclose(found.log_prob(action).view(6), flat.log_prob(action.view(6, 5)))
     assert found.entropy().shape == (2, 3)

@@ -32,6 +32,12 @@ SOME = {
 some_samplers = pytest.mark.parametrize("name", SOME)
 
 
+@pytest.fixture(autouse=True)
+def no_logits_are_few(monkeypatch):
+    """So that tiny models take the way of large ones."""
+    monkeypatch.setattr(head, "FEW", 0)
+
+
 def run(model, rows, sampler, **options):
     ids, mask = pad(rows)
     options = {"sampler": sampler, "attention_mask": mask, "return_dict_in_generate": True} | OPTIONS | options
@@ -43,6 +49,15 @@ def same(found, expected):
 
 
 # Logits where they are read
+
+
+@some_samplers
+def test_few_logits_are_all_computed_with_the_same_result(model64, name, monkeypatch):
+    """Prevents decided positions that a sampler sees on a small model and not on a large one."""
+    rows = prompts(3)
+    expected = run(model64, rows, SOME[name])
+    monkeypatch.undo()
+    assert same(run(model64, rows, SOME[name]), expected)
 
 
 @pytest.mark.parametrize("family", BUILDERS)

@@ -78,7 +78,7 @@ class RecordingSampler(Sampler):
         found = distribution(self.policy, **seen)  # type: ignore[arg-type]  # tensors by name
         tokens = None
         if self.expert is None:
-            action = found.sample(noise.action, noise.row)
+            action = found.sample(noise)
         else:
             chosen = self.expert.select(step, inner, noise)
             inner, tokens = chosen.state, chosen.tokens

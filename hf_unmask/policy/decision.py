@@ -113,5 +113,5 @@ def decide(  # noqa: PLR0913  (one flat signature, so that an engine can pass it
         valid=valid,
         hidden=hidden,
     )
-    chosen = found.probability >= 0.5 if greedy else found.sample(noise.action, noise.row) > 0
+    chosen = found.probability >= 0.5 if greedy else found.sample(noise) > 0
     return open_one_if_none(chosen, eligible, found.logits)

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hf_unmask.step import Noise
+
 EPS = torch.finfo(torch.float32).eps
 
 
@@ -27,7 +29,7 @@ class UnmaskDistribution(Protocol):
     @property
     def probability(self) -> Tensor: ...
 
-    def sample(self, noise_action: Tensor, noise_row: Tensor) -> Tensor: ...
+    def sample(self, noise: Noise) -> Tensor: ...
 
     def log_prob(self, action: Tensor) -> Tensor: ...
 
@@ -51,13 +53,12 @@ class BernoulliUnmask:
         scaled = (self.beta * self.logits.sigmoid()).clamp(max=1.0)
         return scaled.masked_fill(~self.eligible, 0.0)
 
-    def sample(self, noise_action: Tensor, noise_row: Tensor) -> Tensor:
+    def sample(self, noise: Noise) -> Tensor:
         """Draw with one uniform per position, [..., W]; the row's number is not needed. -> [..., W] long, 0 or 1.
 
         Not clamped, unlike the likelihood, so that a probability of exactly 1 always opens.
         """
-        del noise_row
-        return (noise_action < self.probability).long()
+        return (noise.action < self.probability).long()
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Joint log-likelihood of a step's action, nats: [..., W] -> [...]. Probabilities are clamped by ``EPS``."""
@@ -96,17 +97,17 @@ class PlackettLuceUnmask:
         """
         return (self.logits - self.stop_logit).sigmoid().masked_fill(~self.eligible, 0.0)
 
-    def sample(self, noise_action: Tensor, noise_row: Tensor) -> Tensor:
+    def sample(self, noise: Noise) -> Tensor:
         """Draw with one uniform per position, [..., W], and one per row, [...]. -> [..., W] long, ranks from 1.
 
         Every item rings after an exponential time with rate exp(logit). The first ring is the first item; STOP's clock
         starts there (exponential clocks have no memory, so the others may run on), and all that ring before it are
         opened in their order. Times are kept as logarithms: exp(logit) overflows, its logarithm does not.
         """
-        ring = _log_exponential(noise_action, self.logits) - self.logits
+        ring = _log_exponential(noise.action, self.logits) - self.logits
         ring = ring.masked_fill(~self.eligible, math.inf)
         first = ring.amin(-1, keepdim=True)
-        wait = _log_exponential(noise_row, self.logits) - self.stop_logit
+        wait = _log_exponential(noise.row, self.logits) - self.stop_logit
         opened = self.eligible & (ring <= torch.logaddexp(first, wait[..., None]))
         order = ring.argsort(dim=-1, stable=True)
         ranks = torch.arange(1, ring.shape[-1] + 1, device=ring.device).expand_as(order)
@@ -148,7 +149,7 @@ class PlackettLuceUnmask:
         with torch.no_grad():
             for _ in range(draws):
                 uniform = torch.tensor([rng.random() for _ in range(width + 1)]).to(self.logits)
-                action = self.sample(uniform[:width].expand_as(self.logits), uniform[width].expand_as(total))
+                action = self.sample(Noise(uniform[:width].expand_as(self.logits), uniform[width].expand_as(total)))
                 total = total - self.log_prob(action)
         return total / draws
 

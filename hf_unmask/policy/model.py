@@ -193,8 +193,8 @@ class UnmaskingPolicy(PreTrainedModel):
         """
         dtype = self.head.weight.dtype
         content = self._content(confidences.to(dtype), hidden, valid)
-        condition = self._condition(masked, time.to(dtype), speed)
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(condition).chunk(6, dim=-1)
+        modulation = self._modulation(masked, time.to(dtype), speed)
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
         z = self.attention_norm(content) * (1 + scale1) + shift1
         content = content + (1 + gate1) * self._attend(z, valid)
         z = self.feed_forward_norm(content) * (1 + scale2) + shift2
@@ -216,16 +216,16 @@ class UnmaskingPolicy(PreTrainedModel):
             content = content + self.hidden_projection(hidden.to(confidences.dtype))
         return content
 
-    def _condition(self, masked: Tensor, time: Tensor, speed: Tensor | None) -> Tensor:
-        """[..., L] and [...] -> [..., L, H]."""
+    def _modulation(self, masked: Tensor, time: Tensor, speed: Tensor | None) -> Tensor:
+        """[..., L] and [...] -> [..., L, 6 * H]. The two mask bits of a row have one each, which all places share."""
         if (speed is None) != (self.speed_mlp is None):
             raise ValueError(f"`speed` goes with `speed_conditioned`, which is {self.config.speed_conditioned}")
         shared: Tensor = self.time_mlp(time_features(time, self.config.time_size))
         if speed is not None and self.speed_mlp is not None:
             # Centred, so that both ends of the dial have the same size whatever range of alpha they stand for.
             shared = shared + self.speed_mlp(2 * speed.to(time.dtype)[..., None] - 1)
-        condition: Tensor = self.mask_embedding(masked.long()) + shared[..., None, :]
-        return condition
+        decided, undecided = self.modulation(self.mask_embedding.weight + shared[..., None, :]).split(1, dim=-2)
+        return torch.where(masked[..., None], undecided, decided)
 
     def _attend(self, z: Tensor, valid: Tensor | None) -> Tensor:
         """Bidirectional attention among valid positions: [..., L, H] -> [..., L, H]."""
@@ -236,7 +236,7 @@ class UnmaskingPolicy(PreTrainedModel):
         mask = None
         if valid is not None:  # a row without any valid position attends to all: finite, and nobody reads it
             mask = (valid | ~valid.any(-1, keepdim=True))[..., None, None, :]
-        query, key = (rotate(heads(x), self.config.rope_theta) for x in (self.query(z), self.key(z)))
+        query, key = rotate(torch.stack([heads(self.query(z)), heads(self.key(z))]), self.config.rope_theta)
         mixed = F.scaled_dot_product_attention(query, key, heads(self.value(z)), attn_mask=mask)
         output: Tensor = self.attention_output(mixed.transpose(-2, -3).flatten(-2))
         return output
