@@ -223,8 +223,9 @@ def random_model(vocabulary: int, hidden: int, kv_heads: int, layers: int, sprea
 
 
 def new_policy() -> UnmaskingPolicy:
+    """An untrained policy that opens about half of what it may at a step."""
     torch.manual_seed(0)
-    return UnmaskingPolicy(UnmaskingPolicyConfig()).eval()
+    return UnmaskingPolicy(UnmaskingPolicyConfig(initial_bias=0.0)).eval()
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -253,7 +254,7 @@ def loops(name: str, denoiser: Denoiser, ids: Tensor, args: argparse.Namespace) 
         "entropy": (
             EntropySampler(steps_per_block=steps), lambda: quota_loop(denoiser, ids, length, block, steps, True)
         ),
-        "learned": (LearnedUnmaskingSampler(new_policy(), beta=2.0), None),
+        "learned": (LearnedUnmaskingSampler(new_policy()), None),
     }  # fmt: skip
     for rule in args.rules:
         sampler, plain = rules[rule]
@@ -291,14 +292,15 @@ def loops(name: str, denoiser: Denoiser, ids: Tensor, args: argparse.Namespace) 
 
 def caches(denoiser: Denoiser, args: argparse.Namespace) -> None:
     """Seconds with a growing prompt."""
-    print(f"\ncaches on (b): seconds per row and their ratio to no cache, length {args.length}, blocks of {args.block}")
+    length, steps = 2 * args.block, args.cache_steps
+    print(f"\ncaches on (b): seconds per row, their ratio to no cache; {length} positions in 2 blocks of {steps} steps")
     for size in args.prompts:
         ids = torch.randint(3, denoiser.vocab_size - 1, (1, size), generator=torch.Generator().manual_seed(size))
         spent = {}
         for mode in MODES:
             began = now()
             generate(
-                denoiser, ids, sampler=ConfidenceSampler(steps_per_block=args.steps), max_new_tokens=args.length,
+                denoiser, ids, sampler=ConfidenceSampler(steps_per_block=steps), max_new_tokens=length,
                 block_length=args.block, cache=mode, attention_mask=torch.ones_like(ids),
             )  # fmt: skip
             spent[mode] = now() - began
@@ -367,18 +369,17 @@ def pool(args: argparse.Namespace) -> None:
 
 def rollouts(denoiser: Denoiser, args: argparse.Namespace) -> None:
     """The trainer's rollouts against the plain loop, seconds per row and step."""
-    rows, policy = max(args.batches), new_policy()
+    rows, policy, length = max(args.batches), new_policy(), 2 * args.block
     ids = torch.randint(3, denoiser.vocab_size - 1, (rows, args.prompt), generator=torch.Generator().manual_seed(1))
-    torch.nn.init.constant_(policy.head.bias, -1.0)
-    spent, (steps, passes) = seconds(lambda: rollout_loop(denoiser, policy, ids, args.length, args.block))
+    spent, (steps, passes) = seconds(lambda: rollout_loop(denoiser, policy, ids, length, args.block))
     sampler = RecordingSampler(policy)
     ours, found = seconds(
         lambda: roll_out(
-            denoiser, sampler, ids.tolist(), [args.length] * rows, torch.arange(rows), block_length=args.block
+            denoiser, sampler, ids.tolist(), [length] * rows, torch.arange(rows), block_length=args.block
         )
     )
     mine = ours / int(found.steps.sum())
-    print(f"\nrollouts on (b), {rows} rows: plain {spent / steps:.3f} s per row and step ({passes} passes),", end=" ")
+    print(f"\nrollouts on (b), {rows} rows of {length}: plain {spent / steps:.3f} s per row and step ({passes} passes),", end=" ")
     print(f"trainer {mine:.3f} s ({int(found.steps.max())} passes), {spent / steps / mine:.2f} times as fast")
 
 
@@ -409,6 +410,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rules", nargs="+", default=["quota", "threshold", "entropy", "learned"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", type=int, default=2, help="of the quota rules, per block")
+    parser.add_argument("--cache-steps", type=int, default=8, help="of the table of caches, per block")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--spread", type=float, default=6.0, help="standard deviation of random logits")
     parser.add_argument("--slots", type=int, default=8)

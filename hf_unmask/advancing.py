@@ -50,7 +50,7 @@ class Made:
 def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
     """One denoising step of every row. Nothing is read back to the host; rows that have finished stay as they are."""
     slots, inside, positions, masked = _window(rows, run)
-    only_masked = run.sampler.needs.where == "eligible"
+    only_masked = run.needs.where == "eligible"
     if only_masked and plan.undecided is not None:
         places = (~masked).int().argsort(dim=-1, stable=True)[:, : plan.undecided]
         reading = _read(rows, run, plan, slots.gather(1, places), positions.gather(1, places), positions)
@@ -67,7 +67,7 @@ def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
     selection = run.sampler.select(step, rows.sampler_state, noise)
     _check_form(selection, step, run.sampler)
     opening = selection.open & step.eligible
-    fault = _fault(rows, selection, opening, step, reading, run.sampler)
+    fault = _fault(rows, run, selection, opening, step, reading)
     after, opened = _write(rows, run, positions, step, selection, opening)
     over = rows.finished | (after.block * run.block_length >= after.length)
     if run.check_every > 1:  # its steps then tell where the first fault was
@@ -85,7 +85,7 @@ def status(rows: Rows, run: Run) -> Tensor:
         left = (rows.masked & (place // run.block_length == rows.block[:, None])).sum(-1)
         told.append(left[None])
     if run.cache:
-        first = 0 if run.sampler.needs.where == "canvas" else rows.block * run.block_length
+        first = 0 if run.needs.where == "canvas" else rows.block * run.block_length
         first = (torch.zeros_like(rows.block) + first).clamp(max=rows.masked.shape[1] - 1)
         start = run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)[:, 0]
         told += [rows.block_steps[None], start[None]]
@@ -126,7 +126,7 @@ def raise_fault(faults: list[list[int]], rows: Rows, sampler: SamplerProtocol) -
 def _compacts(rows: Rows, run: Run) -> bool:
     """Whether leaving out decided positions saves more than finding the others costs."""
     few = rows.masked.shape[0] * window_width(run, rows.masked.shape[1]) * run.denoiser.vocab_size <= head.FEW
-    return run.sampler.needs.where == "eligible" and not few
+    return run.needs.where == "eligible" and not few
 
 
 def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,7 +134,7 @@ def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     in the sequence, and which are undecided."""
     canvas = rows.masked.shape[1]
     slots = torch.arange(window_width(run, canvas), device=rows.key.device)[None].expand(len(rows.key), -1)
-    if run.sampler.needs.where == "canvas":
+    if run.needs.where == "canvas":
         return slots, rows.valid, rows.positions, rows.masked
     slots = slots + (rows.block * run.block_length)[:, None]
     inside = slots < rows.length[:, None]
@@ -163,7 +163,7 @@ def _read_bucket(
     rows: Rows, run: Run, plan: Plan, bucket: Bucket, slots: Tensor, positions: Tensor, window: Tensor
 ) -> Reading:
     """One forward pass (guidance: two)."""
-    needs, denoiser = run.sampler.needs, run.denoiser
+    needs, denoiser = run.needs, run.denoiser
     cache = plan.cache
     if cache is not None:
         cache.at(bucket.rows, _columns(rows, run, bucket, window))
@@ -197,7 +197,7 @@ def _columns(rows: Rows, run: Run, bucket: Bucket, window: Tensor) -> Tensor | N
 
 
 def _step(rows: Rows, run: Run, slots: Tensor, inside: Tensor, masked: Tensor, reading: Reading) -> Step:
-    whole = run.sampler.needs.where == "canvas"  # otherwise the window is the active block
+    whole = run.needs.where == "canvas"  # otherwise the window is the active block
     return Step(
         proposal=reading.proposal,
         masked=masked,
@@ -229,15 +229,13 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
         )
 
 
-def _fault(
-    rows: Rows, selection: Selection, opening: Tensor, step: Step, reading: Reading, sampler: SamplerProtocol
-) -> Tensor:
+def _fault(rows: Rows, run: Run, selection: Selection, opening: Tensor, step: Step, reading: Reading) -> Tensor:
     """[R, KINDS] bool, as ``Rows.fault``, with what this step adds; opening [R, W] bool, what is chosen and eligible."""
-    fine = reading.finite if sampler.needs.where == "eligible" else reading.finite | ~step.valid
+    fine = reading.finite if run.needs.where == "eligible" else reading.finite | ~step.valid
     spoilt = ~(fine.all(-1) | rows.finished)
     ineligible = (selection.open != opening).any(-1)
     # neither a finished row that opens nothing nor another one that opens something
-    stalled = torch.zeros_like(spoilt) if sampler.may_stall else opening.any(-1) == rows.finished
+    stalled = torch.zeros_like(spoilt) if run.sampler.may_stall else opening.any(-1) == rows.finished
     return rows.fault | torch.stack([spoilt, ineligible, stalled], dim=-1)
 
 

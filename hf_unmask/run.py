@@ -14,7 +14,7 @@ from hf_unmask.canvas import Layout, Rows, lay_out
 from hf_unmask.configuration import CacheMode, UnmaskingGenerationConfig, resolve_config
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.reading import TokenDraw
-from hf_unmask.step import ChecksUse, SamplerProtocol
+from hf_unmask.step import ChecksUse, Needs, SamplerProtocol
 from hf_unmask.stopping import Stopping
 
 
@@ -24,6 +24,7 @@ class Run:
 
     denoiser: Denoiser
     sampler: SamplerProtocol
+    needs: Needs  # the sampler's
     block_length: int
     draw: TokenDraw
     banned: tuple[int, ...]
@@ -65,6 +66,7 @@ def prepare(
     run = Run(
         denoiser=denoiser,
         sampler=sampler,
+        needs=sampler.needs,
         block_length=config.block_length or max(canvas, 1),
         draw=TokenDraw(config.token_temperature, config.top_k, config.top_p),
         banned=banned,
@@ -83,7 +85,7 @@ def prepare(
 
 def window_width(run: Run, canvas: int) -> int:
     """Positions of the sampler's window."""
-    return canvas if run.sampler.needs.where == "canvas" else min(run.block_length, canvas)
+    return canvas if run.needs.where == "canvas" else min(run.block_length, canvas)
 
 
 def _check_cache(run: Run) -> None:
@@ -96,7 +98,7 @@ def _check_cache(run: Run) -> None:
         raise ValueError(f"{asked} keeps one pass, `guidance_scale={run.guidance_scale}` makes two: drop one of them")
     if run.check_every > 1:
         raise ValueError(f"{asked} must know after every step where rows are: drop `check_every={run.check_every}`")
-    if run.cache == "dual" and run.sampler.needs.where == "canvas":
+    if run.cache == "dual" and run.needs.where == "canvas":
         raise ValueError(
             f"{asked} computes the active block alone, but {run.sampler} reads the whole canvas: use cache='prefix', "
             "or a policy with observation='block'"
