@@ -374,12 +374,11 @@ def rollouts(denoiser: Denoiser, args: argparse.Namespace) -> None:
     spent, (steps, passes) = seconds(lambda: rollout_loop(denoiser, policy, ids, length, args.block))
     sampler = RecordingSampler(policy)
     ours, found = seconds(
-        lambda: roll_out(
-            denoiser, sampler, ids.tolist(), [length] * rows, torch.arange(rows), block_length=args.block
-        )
+        lambda: roll_out(denoiser, sampler, ids.tolist(), [length] * rows, torch.arange(rows), block_length=args.block)
     )
     mine = ours / int(found.steps.sum())
-    print(f"\nrollouts on (b), {rows} rows of {length}: plain {spent / steps:.3f} s per row and step ({passes} passes),", end=" ")
+    print(f"\nrollouts on (b), {rows} rows of {length}:", end=" ")
+    print(f"plain {spent / steps:.3f} s per row and step ({passes} passes),", end=" ")
     print(f"trainer {mine:.3f} s ({int(found.steps.max())} passes), {spent / steps / mine:.2f} times as fast")
 
 

@@ -230,7 +230,7 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
 
 
 def _fault(rows: Rows, run: Run, selection: Selection, opening: Tensor, step: Step, reading: Reading) -> Tensor:
-    """[R, KINDS] bool, as ``Rows.fault``, with what this step adds; opening [R, W] bool, what is chosen and eligible."""
+    """[R, KINDS] bool: ``Rows.fault`` and what this step adds; opening [R, W] bool, what is chosen and eligible."""
     fine = reading.finite if run.needs.where == "eligible" else reading.finite | ~step.valid
     spoilt = ~(fine.all(-1) | rows.finished)
     ineligible = (selection.open != opening).any(-1)
