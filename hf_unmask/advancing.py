@@ -68,12 +68,8 @@ def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
     _check_form(selection, step, run.sampler)
     opening = selection.open & step.eligible
     fault = _fault(rows, run, selection, opening, step, reading)
-    after, opened = _write(rows, run, positions, step, selection, opening)
-    over = rows.finished | (after.block * run.block_length >= after.length)
-    if run.check_every > 1:  # its steps then tell where the first fault was
-        over = over | fault.any(-1)
-    after, over = run.stopping.apply(after, over)
-    return replace(after, finished=over, fault=fault), Made(step, opened, masked if only_masked else inside)
+    after, opened = _write(rows, run, positions, step, selection, opening, fault)
+    return run.stopping.apply(after), Made(step, opened, masked if only_masked else inside)
 
 
 def status(rows: Rows, run: Run) -> Tensor:
@@ -133,9 +129,9 @@ def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sampler's window, each [R, W]: its canvas positions (clamped), which of them exist in the row, where they lie
     in the sequence, and which are undecided."""
     canvas = rows.masked.shape[1]
-    slots = torch.arange(window_width(run, canvas), device=rows.key.device)[None].expand(len(rows.key), -1)
+    slots = torch.arange(window_width(run, canvas), device=rows.key.device)
     if run.needs.where == "canvas":
-        return slots, rows.valid, rows.positions, rows.masked
+        return slots.expand(len(rows.key), -1), rows.valid, rows.positions, rows.masked
     slots = slots + (rows.block * run.block_length)[:, None]
     inside = slots < rows.length[:, None]
     slots = slots.clamp(max=canvas - 1)
@@ -240,7 +236,7 @@ def _fault(rows: Rows, run: Run, selection: Selection, opening: Tensor, step: St
 
 
 def _write(
-    rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selection, opening: Tensor
+    rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selection, opening: Tensor, fault: Tensor
 ) -> tuple[Rows, Tensor]:
     """Write ``opening`` [R, W] bool and move the block pointers. Also returns what opened, [R, L] bool."""
     chosen = step.proposal if selection.tokens is None else selection.tokens
@@ -253,14 +249,20 @@ def _write(
     done = (opening == step.eligible).all(-1)
     if run.sampler.may_stall:  # it can use up its steps; what it left masked stays so
         done = done | (block_steps >= (rows.length - rows.block * run.block_length).clamp(max=run.block_length))
+    block = rows.block + done
+    finished = rows.finished | (block * run.block_length >= rows.length)
+    if run.check_every > 1:  # its steps then tell where the first fault was
+        finished = finished | fault.any(-1)
     return replace(
         rows,
         tokens=rows.tokens.scatter_add(1, positions, change),
         masked=rows.masked ^ opened,
         step_map=step_map,
-        block=rows.block + done,
+        block=block,
         block_steps=block_steps.masked_fill(done, 0),
         steps=steps,
         passes=rows.passes + 1,
+        finished=finished,
+        fault=fault,
         sampler_state=selection.state,
     ), opened

@@ -222,7 +222,7 @@ def _bool_like(name: str, values: Tensor, like: Tensor) -> Tensor:
 
 
 def finished_pad(rows: Rows, behind: Tensor, pad_token_id: int) -> Rows:
-    """Write padding to the canvas positions ``behind`` [R, L] and count them as decided."""
+    """Write padding to the canvas positions ``behind`` [R, L], count them as decided, and finish their rows."""
     write = torch.where(behind, pad_token_id - rows.canvas(), 0)
     tokens = rows.tokens.scatter_add(1, rows.positions, write)
-    return replace(rows, tokens=tokens, masked=rows.masked & ~behind)
+    return replace(rows, tokens=tokens, masked=rows.masked & ~behind, finished=rows.finished | behind.any(-1))

@@ -36,13 +36,10 @@ class Stopping:
         stops = denoiser.stop_token_ids if config.stop_at_eos else ()
         return cls(denoiser.pad_token_id, stops, strings, tokenizer)
 
-    def apply(self, rows: Rows, finished: Tensor) -> tuple[Rows, Tensor]:
-        """Finish the rows that have reached their end; what lies behind it becomes padding.
-
-        finished [R] bool -> rows and finished [R] bool.
-        """
+    def apply(self, rows: Rows) -> Rows:
+        """Finish the rows that have reached their end; what lies behind it becomes padding."""
         if not self.stop_token_ids and not self.stop_strings:
-            return rows, finished
+            return rows
         place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
         open_prefix = ((~rows.masked & rows.valid).long().cumprod(-1)).bool()
         end = torch.full_like(rows.length, rows.masked.shape[1])  # first position behind the text
@@ -53,7 +50,7 @@ class Stopping:
         if self.stop_strings:
             end = torch.minimum(end, self._string_ends(canvas, open_prefix.sum(-1), end))
         behind = (place >= end[:, None]) & rows.valid
-        return finished_pad(rows, behind, self.pad_token_id), finished | behind.any(-1)
+        return finished_pad(rows, behind, self.pad_token_id)
 
     def _string_ends(self, canvas: Tensor, prefix: Tensor, end: Tensor) -> Tensor:
         """First position behind the earliest stop string of each row's open prefix; ``end`` where there is none."""
