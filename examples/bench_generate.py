@@ -430,6 +430,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     made = Denoiser.from_model(random_model(args.vocabulary, args.hidden, args.hidden // 64, args.layers, args.spread))
+    warm = torch.full((1, 4), 3)
+    generate(load_tiny()[0], warm, sampler=ConfidenceSampler(), max_new_tokens=8)  # what is imported and made only once
     if "loops" in args.tables:
         all_loops(made, args)
     if "cache" in args.tables:
