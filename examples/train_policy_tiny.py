@@ -44,10 +44,11 @@ COMMON: dict[str, Any] = {
     "report_to": "none",
 }
 _BLOCKS = [
+    "entropy_bound:gamma=6.4@10",
     "entropy_bound:gamma=3.2@10",
     "entropy_bound:gamma=1.6@10",
     "entropy_bound:gamma=0.4@10",
-    "threshold:threshold=0.9@10",
+    "entropy_bound:gamma=0.01@10",
 ]
 
 #: By name. `warm_start_experts` are sampler specs @ the blocks they work in.
@@ -56,7 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "block_length": 10,
         "max_steps": 200,
         "read_hidden": True,
-        "alpha_range": [0.1, 3.0],
+        "alpha_range": [0.1, 10.0],
         "eval_policy_temperature": 0.5,
         "warm_start_experts": _BLOCKS,
     },

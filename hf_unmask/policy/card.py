@@ -51,6 +51,9 @@ def render_card(
     license: str | None = None,
     name: str | None = None,
     tags: Collection[str] = (),
+    packaged: str | None = None,
+    command: str | None = None,
+    findings: str | None = None,
 ) -> str:
     """README.md for a policy.
 
@@ -59,11 +62,15 @@ def render_card(
 
     Args:
         policy: what is described.
-        results: folder of an evaluation, for tables and metadata. None: the card claims nothing about quality.
+        results: folder of an evaluation, for tables and metadata. None, and no ``findings``: the card claims nothing
+            about quality.
         recipe: the saved settings of its training, see `read_recipe`.
         license: identifier of the Hub, e.g. "apache-2.0". None: the card names none.
         name: what the evaluation called the policy; only needed if ``results`` are about several.
         tags: further ones. With `DROP_IN_TAG` the card also shows how transformers decodes by the repository's code.
+        packaged: the ``builtin:`` name of a policy inside the package, which has neither repository nor revision.
+        command: what trained it.
+        findings: Markdown with what was measured otherwise than by an evaluation, in place of ``results``.
 
     Raises:
         ValueError: the results cannot be read, or are not of this policy.
@@ -78,14 +85,17 @@ def render_card(
         template_str=resources.files("hf_unmask.model_cards").joinpath("template.md").read_text("utf-8"),
         metadata=_metadata(record, measured, license, [*(_TRAINED_TAGS if shown else ()), *tags]).to_yaml(),
         base_model=_code(record["base_model"]) if record.get("base_model") else "",
-        repository=REPOSITORY,
-        revision=REVISION,
+        repository=packaged or REPOSITORY,
+        revision=None if packaged else REVISION,
         generation=_generation(record),
         drop_in=DROP_IN_TAG in tags,
         facts=table(["", ""], _facts(policy).items()),
         recipe=shown and table(["setting", "value"], [[f"`{key}`", _code(value)] for key, value in shown.items()]),
         lineage="\n".join(f"{number}. {_code(one)}" for number, one in enumerate(lineage, 1)),
+        command=command,
+        findings=findings,
         measured=measured,
+        reads_hidden=policy.config.hidden_input_size is not None,
         record_complete=all(key in record for key in _RECORDED),
     )
     return seal(str(card))
