@@ -352,12 +352,15 @@ def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[st
         for task, each in found.items()
     }
     tables = report(mine, extra if source == run.conditioned else {})
+    rounds = [one for each in mine.values() for content in each.values() for one in content if isinstance(one, Round)]
+    points = {one.point.setting: one.point for one in rounds if one.point is not None}
     return render_card(
         load_policy(find_policy(source)),
         packaged=source,
         command=f"OMP_NUM_THREADS=1 python examples/train_policy_tiny.py --policy {recipe}",
         recipe=COMMON | RECIPES[recipe],
         findings="\n\n".join([_RULES, tables, f"({measured})"]),
+        points=list(points.values()),
     )
 
 

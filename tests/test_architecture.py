@@ -37,7 +37,7 @@ LAYERS = [
     ["policy.measured"],
     ["policy.card"],
     ["policy.loading"],
-    ["policy.pretrained"],
+    ["policy.pretrained", "policy.published"],
     ["stopping", "recording", "policy.decision"],
     ["policy"],
     ["generation"],
