@@ -22,7 +22,7 @@ from hf_unmask.trainers import UnmaskingGRPOConfig
 from hf_unmask.trainers.environment import Environment, row_seeds
 from hf_unmask.trainers.experts import Expert, parse_experts
 from hf_unmask.trainers.rollouts import RecordingSampler, Rollouts, mixed_with_expert, replay, roll_out
-from hf_unmask.trainers.speeds import gradient_norms, group_speeds
+from hf_unmask.trainers.speeds import gradient_norms, group_speeds, price_scales
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12], [5, 6], [13, 14]]
 POSITIONS = [7, 4, 1, 6, 7]
@@ -398,6 +398,12 @@ def test_speeds_are_even_equal_in_a_group_and_new_each_time():
     assert len(gaps) == 8 and gaps.max() < 0.25
     assert not torch.equal(speeds, group_speeds(1, groups, seed=3))
     assert not torch.equal(speeds, group_speeds(0, groups, seed=4))
+
+
+def test_the_scale_of_a_group_is_what_right_answers_would_earn():
+    steps, positions = torch.tensor([1, 3, 4, 4]), torch.tensor([4, 4, 4, 4])
+    found = price_scales(steps, positions, torch.tensor([1.0, 1.0, 0.0, 0.0]), 2)
+    assert found.tolist() == [0.75, 0.75, 1.0, 1.0]
 
 
 def test_gradient_norms_tell_slow_from_fast(denoiser):

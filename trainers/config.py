@@ -118,6 +118,10 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
         default=1.0,
         metadata={"help": "Price of a step, the exponent in `SpeedReward`. A speed-conditioned policy draws its own."},
     )
+    scale_prices: bool = field(
+        default=False,
+        metadata={"help": "Divide advantages by their group's mean speed factor: else high prices teach little."},
+    )
 
     # Validation: the policy as it is used, with the fallback, one answer per prompt.
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used: one answer per prompt."})

@@ -24,6 +24,15 @@ def group_speeds(rollout: int, group: Tensor, seed: int) -> Tensor:
     return ((start[0] + group * _GOLDEN) % 1.0).float()
 
 
+def price_scales(steps: Tensor, positions: Tensor, alpha: Tensor, group_size: int) -> Tensor:
+    """What the rollouts of each group would earn on average if all were right: the scale of its rewards.
+
+    All [B], with whole groups side by side: denoising steps, positions to fill, price of a step -> [B].
+    """
+    factors = (1 - (steps - 1) / positions) ** alpha
+    return factors.view(-1, group_size).mean(-1).repeat_interleave(group_size)
+
+
 def gradient_norms(
     policy: UnmaskingPolicy, trajectory: Trajectory, advantages: Tensor, old_logps: Tensor
 ) -> dict[str, float]:

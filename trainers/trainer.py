@@ -27,7 +27,7 @@ from .imitation import imitate
 from .parts import PromptSampler, may_be_moved, policy_to_train, record_purpose
 from .publishing import push, save
 from .rollouts import Rollouts, Trajectory, replay
-from .speeds import gradient_norms
+from .speeds import gradient_norms, price_scales
 
 #: What is overridden below must exist in the parent: TRL renames private methods between minor versions.
 _OVERRIDDEN = (
@@ -153,8 +153,19 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         batch["old_per_token_logps"] = trajectory["logps"]
         batch["num_items_in_batch"] = self.accelerator.gather(trajectory["mask"].sum()).sum()
         batch |= {_PREFIX + name: value for name, value in trajectory.items() if name != "logps"}
+        if self.args.scale_prices:
+            batch["advantages"] = batch["advantages"] / self._price_scales()
         self._seconds["rollout"] += time.perf_counter() - began
         return batch
+
+    def _price_scales(self) -> Tensor:
+        """Of this process' rows; a group may lie on several processes."""
+        device, first = self.accelerator.device, self.accelerator.process_index * len(self._rows)
+        costs = [[float(row[name]) for row in self._rows] for name in ("steps", "positions", "alpha")]
+        everywhere = self.accelerator.gather(torch.tensor(costs, device=device).T.contiguous())
+        steps, positions, alpha = everywhere.unbind(-1)
+        scales = price_scales(steps, positions, alpha, self.args.group_size)
+        return scales[first : first + len(self._rows)]
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, None]:
         """The rollouts of this process, in place of TRL's generation."""
