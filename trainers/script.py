@@ -79,6 +79,7 @@ class ScriptArguments:
     policy: str | None = _option(
         None, "Policy to go on from: a folder, builtin:NAME or a repository. [default: a fresh one]"
     )
+    policy_revision: str | None = _option(None, "Branch, tag or commit of --policy on the Hub.")
     hidden_size: int | None = _option(None, "Width of a fresh policy. [default: 128]")
     observation: Literal["canvas", "block"] | None = _option(
         None, "A fresh policy sees all positions, or the active block only. [default: canvas]"
@@ -126,7 +127,7 @@ class ScriptArguments:
             found["metric_for_best_model"] = "eval_reward"
         found |= TINY_SETTINGS if self.on_tiny else {}
         if self.policy is not None:
-            record = load_policy(find_policy(self.policy)).config.trained_for
+            record = load_policy(find_policy(self.policy, revision=self.policy_revision)).config.trained_for
             if "block_length" in record:
                 found["block_length"] = record["block_length"] or 0  # on a command line, 0 is full diffusion
         return found

@@ -64,6 +64,7 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         eval_dataset: prompts on which ``evaluate`` runs the policy as it will be used.
         processing_class: the denoiser's tokenizer.
         callbacks, optimizers: as in TRL.
+        policy_revision: branch, tag or commit of a policy on the Hub.
 
     Raises:
         ValueError: settings without meaning here, or a model parallel scheme (the policy is too small for one).
@@ -84,10 +85,11 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        policy_revision: str | None = None,
     ) -> None:
         if processing_class is None:
             raise ValueError("pass the denoiser's tokenizer: processing_class=..., got None")
-        policy = policy_to_train(policy, args)
+        policy = policy_to_train(policy, args, policy_revision)
         self.denoiser = Denoiser.resolve(denoiser, tokenizer=processing_class)
         self.denoiser.model.eval().requires_grad_(False)
         expert = parse_experts([args.expert], args.block_length)[0] if args.num_expert_rollouts else None
