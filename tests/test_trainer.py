@@ -95,6 +95,16 @@ def test_later_passes_have_other_ratios(tmp_path):
     assert max(first, third) < 1e-5 < 1e-2 < min(second, fourth)
 
 
+def test_a_range_of_prices_is_the_policys_from_then_on(tmp_path):
+    """Prices that the rewards have, but neither the policy's config nor its record."""
+    for policy in (random_policy(**CONDITIONED), UnmaskingPolicyConfig(**SMALL)):
+        run = make_trainer(tmp_path, policy, alpha_range=[0.5, 20.0], max_steps=1)
+        run.train()
+        assert run.policy.config.log_alpha_range == [math.log(0.5), math.log(20.0)]
+    with pytest.raises(ValueError, match="speed_conditioned=True"):
+        make_trainer(tmp_path, random_policy(), alpha_range=[0.5, 20.0])
+
+
 def test_high_prices_teach_as_much_as_low_ones_on_request(tmp_path):
     """Advantages that shrink with the price of a step, or rollouts of a group that are scaled differently."""
     seen = []

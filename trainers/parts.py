@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def policy_to_train(
     if revision is not None and not (isinstance(policy, str) and is_repository(policy)):
         shown = policy if isinstance(policy, str | Path) else f"a {type(policy).__name__}"
         raise ValueError(f"`policy_revision={revision!r}` is for a policy ORG/NAME on the Hub, not for {shown}")
-    found = _module(policy, args.seed, revision)
+    found = _module(policy, args, revision)
     if found.config.action != "bernoulli" and (args.entropy_coef or args.use_adaptive_entropy):
         raise ValueError(
             f"`entropy_coef={args.entropy_coef}` and `use_adaptive_entropy={args.use_adaptive_entropy}` need a policy "
@@ -43,14 +44,30 @@ def policy_to_train(
 
 
 def _module(
-    policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, seed: int, revision: str | None
+    policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, args: UnmaskingGRPOConfig, revision: str | None
 ) -> UnmaskingPolicy:
-    if isinstance(policy, UnmaskingPolicy):
-        return policy
     if isinstance(policy, UnmaskingPolicyConfig):
+        config = copy.deepcopy(policy)
+        config.speed_conditioned |= args.alpha_range is not None
+        _set_prices(config, args)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return UnmaskingPolicy(copy.deepcopy(policy))
+            torch.manual_seed(args.seed)
+            return UnmaskingPolicy(config)
+    if not isinstance(policy, UnmaskingPolicy):
+        policy = _loaded(policy, revision)
+    _set_prices(policy.config, args)
+    return policy
+
+
+def _set_prices(config: UnmaskingPolicyConfig, args: UnmaskingGRPOConfig) -> None:
+    if args.alpha_range is None:
+        return
+    if not config.speed_conditioned:
+        raise ValueError(f"`alpha_range={args.alpha_range}` is for policies with speed_conditioned=True")
+    config.log_alpha_range = [math.log(alpha) for alpha in args.alpha_range]
+
+
+def _loaded(policy: str | Path, revision: str | None) -> UnmaskingPolicy:
     folder = find_policy(policy, revision=revision)
     loaded = load_policy(folder)
     record = loaded.config.trained_for
