@@ -28,6 +28,7 @@ _HOME = {
     "UnmaskingPolicyConfig": "policy",
     "attach": "attaching",
     "detach": "attaching",
+    "encode_prompts": "prompting",
     "evaluate_samplers": "evaluation.running",
     "generate": "generation",
     "load_tiny": "tiny",
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "attach",
     "detach",
+    "encode_prompts",
     "evaluate_samplers",
     "generate",
     "load_tiny",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from hf_unmask.output import StepEvent, Trajectory, UnmaskOutput
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.policy.config import PolicyLoadError
+    from hf_unmask.prompting import encode_prompts
     from hf_unmask.samplers.base import Sampler
     from hf_unmask.samplers.learned import LearnedUnmaskingSampler
     from hf_unmask.specs import parse_sampler

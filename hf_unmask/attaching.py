@@ -7,7 +7,8 @@ from typing import Any, Literal, NoReturn
 
 from torch import nn
 
-from hf_unmask.denoisers import Attention, Denoiser
+from hf_unmask.denoisers import Denoiser
+from hf_unmask.families import Attention
 from hf_unmask.generation import generate
 
 
@@ -57,6 +58,7 @@ def attach(
     pad_token_id: int | None = None,
     shift: Literal[0, 1] | None = None,
     attention: Attention | None = None,
+    block_length: int | None = None,
 ) -> nn.Module:
     """Make ``model.generate(input_ids, sampler=...)`` work on this instance, and return it.
 
@@ -74,6 +76,7 @@ def attach(
         "pad_token_id": pad_token_id,
         "shift": shift,
         "attention": attention,
+        "block_length": block_length,
     }
     present = model.__dict__.get("generate")
     if isinstance(present, AttachedGenerate) and all(value is None for value in given.values()):
