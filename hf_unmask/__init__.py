@@ -31,6 +31,7 @@ _HOME = {
     "encode_prompts": "prompting",
     "evaluate_samplers": "evaluation.running",
     "generate": "generation",
+    "load_denoiser": "loading",
     "load_tiny": "tiny",
     "parse_sampler": "specs",
     "samplers": "samplers",
@@ -57,6 +58,7 @@ __all__ = [
     "encode_prompts",
     "evaluate_samplers",
     "generate",
+    "load_denoiser",
     "load_tiny",
     "parse_sampler",
     "samplers",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from hf_unmask.denoisers import Denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.generation import generate
+    from hf_unmask.loading import load_denoiser
     from hf_unmask.output import StepEvent, Trajectory, UnmaskOutput
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.policy.config import PolicyLoadError
