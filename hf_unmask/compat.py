@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from packaging.version import Version
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel

@@ -149,6 +149,17 @@ FAMILIES: tuple[Family, ...] = (
         checkpoints="kuleshov-group/mdlm-owt, mdlm-no_flashattn-fp32-owt",
         note="rows of equal length; its time input is 0, as in models without time conditioning",
     ),
+    Family(
+        "DiffusionGemma",
+        mask_token_id=None,
+        attention="own",
+        model_types=("diffusion_gemma",),
+        class_names=("DiffusionGemmaForBlockDiffusion",),
+        auto_class="AutoModelForImageTextToText",
+        support="native class",
+        checkpoints="google/diffusiongemma-26B-A4B-it",
+        note="no mask token, canvases of random tokens: through attach alone, in its own loop; policies experimental",
+    ),
 )
 #: Known families whose forward pass cannot be asked for logits of a canvas: `config.model_type` -> why.
 REFUSED = {
@@ -169,12 +180,18 @@ def rows() -> tuple[Family, ...]:
     return (NATIVE, *FAMILIES)
 
 
+def _mask_cell(family: Family) -> str:
+    if family.mask_token_id is not None:
+        return str(family.mask_token_id)
+    return "none" if set(family.model_types) & set(REFUSED) else "from the checkpoint"
+
+
 def table() -> list[dict[str, str]]:
     """The table as text, for the command line and the README: column -> cell, one dictionary per row."""
     return [
         {
             "family": family.name,
-            "mask id": "from the checkpoint" if family.mask_token_id is None else str(family.mask_token_id),
+            "mask id": _mask_cell(family),
             "stop ids": ", ".join(map(str, family.stop_token_ids)) or "from the checkpoint",
             "shift": str(family.shift),
             "attention": family.attention,
@@ -195,14 +212,14 @@ def known_family(model: Any) -> Family | None:
         ValueError: a native class that cannot be used, or a family that is known not to work.
     """
     kind, name = getattr(getattr(model, "config", None), "model_type", None), type(model).__name__
+    if kind in REFUSED:
+        raise ValueError(f"{name} (model_type {kind!r}) cannot be used: {REFUSED[str(kind)]}")
     for family in FAMILIES:
         if name in family.class_names:
             return family
     for family in FAMILIES:
         if kind in family.model_types:
             return family
-    if kind in REFUSED:
-        raise ValueError(f"{name} (model_type {kind!r}) cannot be used: {REFUSED[str(kind)]}")
     if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() and type(model).__module__.startswith("transformers."):
         if kind in _NOT_PADDABLE or getattr(model.config, "is_encoder_decoder", False):
             raise ValueError(

@@ -54,14 +54,12 @@ def load_denoiser(
     config = AutoConfig.from_pretrained(name, **source, **code)
     entry = auto_class(config, name)
     own = (getattr(config, "auto_map", None) or {}).get(entry.__name__)
-    if own is None:
-        shims, code = (), {}
-    else:
-        shims = compat.needed()
+    shims = () if own is None else compat.needed()
+    code = {} if own is None else code
     compat.mend_config(config, shims)
     with compat.library_names(shims):
         if own is not None and trust_remote_code:
-            place = {**code, **({} if revision is None else {"revision": revision})}
+            place: dict[str, Any] = {**code, **({} if revision is None else {"revision": revision})}
             compat.mend_class(get_class_from_dynamic_module(own, name, **place), shims)
         spread = {} if device_map is None else {"device_map": device_map}
         model = entry.from_pretrained(name, config=config, dtype=dtype, **source, **code, **spread)
