@@ -11,7 +11,7 @@ from torch import nn
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.families import Attention
 from hf_unmask.generation import generate
-from hf_unmask.integrations.diffusion_gemma import check_sampler, is_canvas_model, standing_in
+from hf_unmask.integrations.random_canvas import check_sampler, is_canvas_model, standing_in
 
 
 class AttachedGenerate:

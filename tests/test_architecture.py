@@ -33,7 +33,7 @@ LAYERS = [
     ["policy.pretrained"],
     ["stopping", "recording", "policy.decision"],
     ["policy"],
-    ["generation", "integrations.diffusion_gemma"],
+    ["generation", "integrations.random_canvas"],
     ["attaching", "calibration", "compat", "samplers.base"],
     ["loading"],
     ["samplers.ranked", "samplers.threshold"],
