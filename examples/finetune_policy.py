@@ -1,6 +1,6 @@
 """Go on from an existing policy: here a packaged one, on problems in another mixture.
 
-    python examples/finetune_policy.py --policy builtin:tiny-semi-ar --output runs/sudoku
+    python examples/finetune_policy.py --policy builtin:tiny-speed --output runs/sudoku
     python examples/finetune_policy.py --policy runs/semi-ar --output runs/sudoku --task_mix mini_sudoku=1
 
 The policy keeps its shape and its block length, learns at a lower rate than from nothing, and needs no warm start.
@@ -20,7 +20,7 @@ from typing import Any
 from hf_unmask.trainers.cli import run_command
 
 SETTINGS: dict[str, Any] = {
-    "policy": "builtin:tiny-semi-ar",
+    "policy": "builtin:tiny-speed",
     "task_mix": ["mini_sudoku=3", "chain_sum=1"],
     "num_prompts": 2048,
     "learning_rate": 2e-4,

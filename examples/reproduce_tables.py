@@ -134,6 +134,24 @@ def nearest(front: Sequence[tuple[float, float]], targets: Sequence[float]) -> l
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
+def evaluate_cell(
+    model: Any, tokenizer: Any, cell: Cell, split: str, specs: Sequence[str], **options: Any
+) -> list[OperatingPoint]:
+    """Samplers on the held-out problems of a cell; ``options`` as those of `evaluate_samplers`."""
+    return evaluate_samplers(
+        model,
+        tokenizer,
+        f"tiny:{cell.task}:{split}",
+        TINY_METRICS[cell.task],
+        list(specs),
+        block_lengths=[cell.block_length],
+        batch_size=BATCH_SIZE,
+        max_new_tokens=answer_length(cell.task),
+        model_name="tiny",
+        **options,
+    )
+
+
 class Run:
     """The stages, in a folder: each cell on validation problems, then each on test problems."""
 
@@ -171,19 +189,15 @@ class Run:
 
     def _evaluate(self, cell: Cell, split: str, specs: Sequence[str]) -> list[OperatingPoint]:
         tuning = split == "validation"
-        return evaluate_samplers(
+        return evaluate_cell(
             self.model,
             self.tokenizer,
-            f"tiny:{cell.task}:{split}",
-            TINY_METRICS[cell.task],
-            list(specs),
-            block_lengths=[cell.block_length],
+            cell,
+            split,
+            specs,
             seeds=SEEDS[:1] if tuning else SEEDS,
-            batch_size=BATCH_SIZE,
-            max_new_tokens=answer_length(cell.task),
             limit=self.plan.validation if tuning else self.plan.problems,
             out=self.folder(cell, split),
-            model_name="tiny",
         )
 
     # ----------------------------------------------------------------------------------------------------------- dials
@@ -270,9 +284,7 @@ def merge(parts: Sequence[Path], target: Path) -> None:
 
 def publish(run: Run, readme: Path, command: str) -> None:
     """Put the overview tables and the plots between the marks of a README; the plots lie in examples/figures."""
-    text = readme.read_text("utf-8")
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{readme} must hold {START} and {END} once each")
+    check_marks(readme, START, END)
     figures = readme.parent / "examples" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -285,8 +297,22 @@ def publish(run: Run, readme: Path, command: str) -> None:
         parts += [overview(group, [row for row in contents.budgets if row.group == group]), picture]
     links = " and ".join(f"[{task}](examples/figures/{task}.md)" for task in TASKS)
     parts += [f"All rules at every budget: {links}.", f"({provenance(run, contents)}; `{command}`)"]
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    readme.write_text("\n\n".join([before + START, *parts, END + after]), "utf-8")
+    put_between(readme, START, END, parts)
+
+
+def check_marks(readme: Path, start: str, end: str) -> str:
+    """The text of a file that holds both marks once each."""
+    text = readme.read_text("utf-8")
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise SystemExit(f"{readme} must hold {start} and {end} once each")
+    return text
+
+
+def put_between(readme: Path, start: str, end: str, parts: Sequence[str]) -> None:
+    """Replace what stands between the marks of a file."""
+    text = check_marks(readme, start, end)
+    before, after = text.partition(start)[0], text.partition(end)[2]
+    readme.write_text("\n\n".join([before + start, *parts, end + after]), "utf-8")
 
 
 def provenance(run: Run, contents: Contents) -> str:

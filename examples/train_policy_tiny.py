@@ -24,49 +24,67 @@ COMMON: dict[str, Any] = {
     "seed": 0,
     "num_prompts": 8192,
     "eval_limit": 150,
-    # rollouts: 16 prompts x 8
-    "per_device_train_batch_size": 128,
+    # rollouts: 32 prompts x 8
+    "per_device_train_batch_size": 256,
     "num_generations": 8,
     "num_iterations": 2,
     # updates
-    "learning_rate": 7e-4,
+    "learning_rate": 2e-4,
     "warmup_steps": 10,
     "max_steps": 240,
     "scale_rewards": "none",
     # imitation first
-    "warm_start_prompts": 512,
+    "warm_start_prompts": 2048,
     "warm_start_epochs": 8,
     "warm_start_learning_rate": 1e-3,
     # files
     "save_steps": 20,
     "save_total_limit": 3,
     "logging_steps": 2,
+    "report_to": "none",
 }
+_BLOCKS = [
+    "entropy_bound:gamma=3.2@10",
+    "entropy_bound:gamma=1.6@10",
+    "entropy_bound:gamma=0.4@10",
+    "threshold:threshold=0.9@10",
+]
 
-#: By name. `warm_start_experts` are sampler specs, sweeps allowed, @ the blocks they work in.
+#: By name. `warm_start_experts` are sampler specs @ the blocks they work in.
 RECIPES: dict[str, dict[str, Any]] = {
     "semi-ar": {
-        "block_length": 8,
-        "alpha": 1.0,
+        "block_length": 10,
+        "max_steps": 200,
+        "read_hidden": True,
+        "alpha_range": [0.1, 3.0],
         "eval_policy_temperature": 0.5,
-        "warm_start_experts": ["threshold:threshold=0.5..0.9/3@8"],
+        "warm_start_experts": _BLOCKS,
     },
     "full": {
         "block_length": 0,
+        "read_hidden": True,
         "alpha": 1.0,
-        "warm_start_experts": ["threshold:threshold=0.5..0.9/3@8", "eos_suppress(threshold:threshold=0.9)@full"],
+        "max_steps": 120,
+        "warm_start_experts": ["entropy_bound:gamma=1.6@full", "factor:factor=0.5@full"],
     },
     "speed": {
         "block_length": 0,
-        "alpha_range": [0.3, 10.0],
-        "warm_start_experts": ["threshold:threshold=0.3..0.9/4@8", "eos_suppress(threshold:threshold=0.9)@full"],
+        "read_hidden": True,
+        "alpha_range": [0.1, 5.0],
+        "warm_start_experts": [
+            "entropy_bound:gamma=1.6@full",
+            "threshold:threshold=0.5@full",
+            "entropy_bound:gamma=0.4@10",
+            "factor:factor=0.5@full",
+        ],
     },
-    "block": {
-        "block_length": 8,
+    "block": {  # what an engine can give it: confidences of the active block, no hidden states
+        "block_length": 10,
         "observation": "block",
-        "alpha": 1.0,
+        "max_steps": 120,
+        "alpha_range": [0.1, 3.0],
         "eval_policy_temperature": 0.5,
-        "warm_start_experts": ["threshold:threshold=0.5..0.9/3@8"],
+        "warm_start_experts": _BLOCKS,
     },
 }
 

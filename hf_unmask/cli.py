@@ -77,11 +77,11 @@ def demo(
 ) -> None:
     """Compare samplers on held-out problems with the embedded model, then show one answer being unmasked."""
     with plain_errors():
-        from hf_unmask.demo import DEFAULT_SAMPLERS, settings
+        from hf_unmask.demo import HEURISTICS, POLICIES, settings
         from hf_unmask.specs import parse_samplers
         from hf_unmask.tiny import TASKS, held_out, load_tiny
 
-        plan = settings(parse_samplers(samplers or DEFAULT_SAMPLERS))
+        plan = settings(parse_samplers(samplers or [*HEURISTICS, *POLICIES]))
         problems = {task: held_out(task, _split(split), limit) for task in TASKS}
         quiet_libraries()
         model, tokenizer = load_tiny()
@@ -156,10 +156,8 @@ def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
 
 
 def _shown(plan: list[Setting], *, chosen: bool) -> Setting:
-    """The setting that is shown step by step: the first one chosen, or the 0.9 threshold."""
-    if chosen:
-        return plan[0]
-    return next(setting for setting in plan if str(setting.sampler).startswith("threshold"))
+    """The setting that is shown step by step: the first one chosen, or a learned policy."""
+    return plan[0] if chosen else next(setting for setting in plan if str(setting.sampler).startswith("learned"))
 
 
 def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, list[HeldOut]], seed: int) -> None:

@@ -15,8 +15,8 @@ from hf_unmask.step import SamplerProtocol
 from hf_unmask.stopping import text_length
 from hf_unmask.tiny import TASKS, HeldOut, answer_length
 
-#: What ``hf-unmask demo`` compares unless it is told otherwise.
-DEFAULT_SAMPLERS = (
+#: What is compared unless something else is asked for.
+HEURISTICS = (
     "left_to_right",
     "left_to_right:k=4",
     "random",
@@ -24,7 +24,9 @@ DEFAULT_SAMPLERS = (
     "threshold:threshold=0.9",
     "threshold:threshold=0.3",
     "entropy_bound",
+    "entropy_bound:gamma=1.6",
 )
+POLICIES = ("learned:builtin:tiny-full", "learned:builtin:tiny-speed;speed=0.75")
 BATCH_SIZE = 50
 
 
@@ -71,13 +73,24 @@ class DemoRow:
 
 
 def settings(samplers: Sequence[SamplerProtocol], tasks: Sequence[str] = TASKS) -> list[Setting]:
-    """Every sampler on every task, in blocks of a quarter of the answer and in full diffusion."""
-    return [
-        Setting(task, block_length, sampler)
-        for task in tasks
-        for block_length in (answer_length(task) // 4, None)
-        for sampler in samplers
-    ]
+    """Every sampler on every task, in blocks of a quarter of the answer and in full diffusion; a policy in the regime
+    it was trained for."""
+    found = []
+    for task in tasks:
+        homes = [(sampler, _regimes(sampler, answer_length(task) // 4)) for sampler in samplers]
+        blocks = dict.fromkeys(length for _, lengths in homes for length in lengths if length is not None)
+        found += [
+            Setting(task, length, sampler)
+            for length in (*blocks, None)
+            for sampler, lengths in homes
+            if length in lengths
+        ]
+    return found
+
+
+def _regimes(sampler: SamplerProtocol, quarter: int) -> tuple[int | None, ...]:
+    record = getattr(getattr(getattr(sampler, "policy", None), "config", None), "trained_for", {})
+    return (record["block_length"],) if "block_length" in record else (quarter, None)
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""``hf-unmask push``, ``pull``, ``info``, ``verify`` and ``search``: policies on the Hub and in folders.
+"""``hf-unmask push``, ``card``, ``pull``, ``info``, ``verify`` and ``search``: policies on the Hub and in folders.
 
 There is no option for a token: command lines end in histories and process lists. The Hub's client reads ``HF_TOKEN`` or
 what ``hf auth login`` stored.
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="Folder, repository or builtin:NAME.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the policy. [default: main]")]
+ResultsOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of an evaluation of this policy, shown in its card.")
+]
+LicenseOption = Annotated[str | None, typer.Option(help="Licence of the policy, e.g. apache-2.0. [default: none]")]
 MaxBytesOption = Annotated[int | None, typer.Option(help="Largest policy to load. [default: 16 MiB]")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (push, pull, info, verify, search):
+    for command in (push, card, pull, info, verify, search):
         app.command()(command)
 
 
@@ -39,20 +43,67 @@ def push(  # noqa: PLR0913 - one argument per option
     branch: Annotated[str | None, typer.Option(help="[default: main]")] = None,
     pull_request: Annotated[bool, typer.Option(help="Open a pull request, leave the branch as it is.")] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload an unmasking policy",
+    results: ResultsOption = None,
+    license: LicenseOption = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET:TASK_ID", help="Put the accuracy in --results on this leaderboard of the Hub."),
+    ] = None,
+    with_custom_generate: Annotated[
+        bool, typer.Option("--with-custom-generate", help="Add code, for generate(custom_generate=REPO).")
+    ] = False,
     max_bytes: MaxBytesOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Push a policy: its card, config.json and model.safetensors, in one commit."""
+    """Push a policy: its card, config.json and model.safetensors, in one commit.
+
+    A README.md in the folder is the card. Without one, or over a rendered one if there are --results, it is rendered.
+    """
     with _plain_errors():
+        from hf_unmask.policy.card import folder_card
+        from hf_unmask.policy.drop_in import drop_in_tags
         from hf_unmask.policy.loading import load_policy
         from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
-        sampler = LearnedUnmaskingSampler(load_policy(folder, **_limit(max_bytes)))
-        done = sampler.push_to_hub(repo, private=private, branch=branch, create_pr=pull_request, commit_message=message)
+        policy = load_policy(folder, **_limit(max_bytes))
+        done = LearnedUnmaskingSampler(policy, source=str(folder)).push_to_hub(
+            repo,
+            private=private,
+            branch=branch,
+            create_pr=pull_request,
+            commit_message=message,
+            with_custom_generate=with_custom_generate,
+            results=results,
+            card=folder_card(policy, folder, results=results, license=license, tags=drop_in_tags(with_custom_generate)),
+            benchmark=benchmark,
+        )
         if as_json:
             print_json({"commit": done.oid, "url": done.commit_url, "pull_request": done.pr_url})
         else:
             typer.echo(done.pr_url or done.commit_url)
+
+
+def card(
+    policy: PolicyArgument,
+    results: ResultsOption = None,
+    license: LicenseOption = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: stdout]")] = None,
+    revision: RevisionOption = None,
+    max_bytes: MaxBytesOption = None,
+) -> None:
+    """Render a policy's model card from what is recorded. A push fills in the repository and the revision."""
+    with _plain_errors():
+        from hf_unmask.policy.card import read_recipe, render_card
+        from hf_unmask.policy.hub import is_rendered
+
+        if output is not None and output.is_file() and not is_rendered(output.read_text("utf-8")):
+            raise ValueError(f"{output} was written or edited by hand: give another --output, or remove it")
+        loaded, folder, _ = _load(policy, revision, max_bytes)
+        text = render_card(loaded, results=results, recipe=read_recipe(folder), license=license, name=policy)
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            output.write_text(text, encoding="utf-8")
 
 
 def pull(
@@ -83,7 +134,7 @@ def info(
 ) -> None:
     """Say what a policy is and what it was trained for."""
     with _plain_errors():
-        from hf_unmask.policy.hub import WEIGHTS
+        from hf_unmask.policy.files import WEIGHTS
 
         loaded, folder, commit = _load(policy, revision, max_bytes)
         config = loaded.config
@@ -99,10 +150,11 @@ def info(
             "speed_conditioned": config.speed_conditioned,
             "schema_version": config.schema_version,
         }
+        code = _code(policy, folder, commit)
         if as_json:
-            print_json({**facts, "trained_for": config.trained_for})
+            print_json({**facts, "code": code, "trained_for": config.trained_for})
             return
-        for key, value in {**facts, **config.trained_for}.items():
+        for key, value in {**facts, "code": _shown_code(code), **config.trained_for}.items():
             typer.echo(f"{key}: {_shown(value)}")
 
 
@@ -129,7 +181,8 @@ def verify(  # noqa: PLR0913 - one argument per option
     with _plain_errors():
         from hf_unmask.policy.compatibility import block_differences, model_differences
 
-        loaded, _, commit = _load(policy, revision, max_bytes)
+        loaded, folder, commit = _load(policy, revision, max_bytes)
+        code = _code(policy, folder, commit)
         found = model_differences(loaded.config, _outline(model, model_revision, trust_remote_code))
         compared = ["base_model", "mask_token_id"]
         if block_length is not None:
@@ -141,10 +194,11 @@ def verify(  # noqa: PLR0913 - one argument per option
         if as_json:
             differences = [difference._asdict() for difference in found]
             report = {"policy": policy, "commit": commit, "model": model, "compatible": not found}
-            print_json({**report, "differences": differences, "not_recorded": unrecorded})
+            print_json({**report, "differences": differences, "not_recorded": unrecorded, "code": code})
         else:
             lines = [f"differs: {difference}" for difference in found] or [f"{policy} fits {model}"]
             lines += [f"not recorded by the policy: {name}" for name in unrecorded]
+            lines += [f"code: {_shown_code(code)}"] if code != [] else []
             typer.echo("\n".join(lines))
     if found:
         raise typer.Exit(1)
@@ -206,6 +260,28 @@ def _load(policy: str, revision: str | None, max_bytes: int | None) -> tuple[Unm
 
     folder = find_policy(policy, revision=revision, **_limit(max_bytes))
     return load_policy(folder, **_limit(max_bytes)), folder, commit_of(folder)
+
+
+def _code(policy: str, folder: Path, commit: str | None) -> list[str] | None:
+    """The modules beside a policy. This package runs none of them, transformers may. None: the Hub does not answer."""
+    if commit is None or folder == Path(policy).expanduser():
+        found = [path.relative_to(folder).as_posix() for form in ("*.py", "*/*.py") for path in folder.glob(form)]
+    else:
+        import httpx2  # see above
+
+        from hf_unmask.policy.hub import repository_files
+
+        try:
+            found = [name for name in repository_files(policy, revision=commit) if name.endswith(".py")]
+        except (OSError, httpx2.TransportError):
+            return None
+    return sorted(name if name.isprintable() else ascii(name) for name in found)
+
+
+def _shown_code(code: list[str] | None) -> str:
+    if code is None:
+        return "unknown, the Hub does not answer"
+    return f"{', '.join(code)} (never run by hf_unmask)" if code else "-"
 
 
 def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denoiser:

@@ -155,6 +155,17 @@ def generate(repo: str | None = None, policy: Mapping[str, Any] = {}, **options:
     return {"tokens": output.sequences.tolist(), "step_map": output.step_map.tolist(), "digest": digest(sampler.policy)}
 
 
+def drop_in(**arguments: Any) -> dict[str, Any]:
+    """A call of a model's own ``generate`` with a repository as ``custom_generate``."""
+    import drop_in_client
+
+    return drop_in_client.call(**arguments)
+
+
+def drop_in_twice(**arguments: Any) -> dict[str, Any]:
+    return {name: attempt({"do": "drop_in", **arguments}) for name in ("first", "again")}
+
+
 def command(arguments: list[str]) -> dict[str, Any]:
     """A call of ``hf-unmask``."""
     from typer.testing import CliRunner
@@ -166,7 +177,7 @@ def command(arguments: list[str]) -> dict[str, Any]:
 
 
 JOBS: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (push, push_twice, pull, pull_twice, lock, spoil, generate, command)
+    f.__name__: f for f in (push, push_twice, pull, pull_twice, lock, spoil, generate, drop_in, drop_in_twice, command)
 }
 
 

@@ -344,7 +344,11 @@ def commit(hub: LoopbackHub, request: Request) -> Reply:
     lines = [json.loads(line) for line in request.body.splitlines()]
     files = dict(repository.commits[repository.refs[ref]].files)
     for line in lines[1:]:
-        files |= _added(hub, repository.name, line["key"], line["value"])
+        if line["key"] == "deletedFile":
+            if files.pop(line["value"]["path"], None) is None:
+                raise Refusal(404, f"{line['value']['path']} does not exist", "EntryNotFound")
+        else:
+            files |= _added(hub, repository.name, line["key"], line["value"])
     pull_request = f"refs/pr/{sum(name.startswith('refs/pr/') for name in repository.refs) + 1}"
     target = pull_request if "create_pr" in request.query else ref
     oid = repository.add(files, lines[0]["value"]["summary"], target)

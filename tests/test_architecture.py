@@ -22,13 +22,21 @@ ROOT = PACKAGE.parent
 SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES |= {path.relative_to(ROOT): path for path in sorted((ROOT / "trainers").glob("*.py"))}
 FILES = {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in SOURCES.items()}
+#: What reads the files of an evaluation and makes tables of them: nothing else of the package.
+EVALUATION_FILES = [
+    f"evaluation.{name}"
+    for name in ("records", "frontier", "groups", "statistics", "budgets", "viewer", "contents", "markdown")
+] + ["evaluation.tables", "evaluation.transfer"]
 #: A module imports from earlier rows only. A name stands for itself; "name.*" for the modules below it.
 LAYERS = [
     ["step", "randomness", "output", "configuration", "policy.config"],
     ["families", "prompting"],
-    ["reading", "denoisers", "policy.distribution"],
+    ["reading", "denoisers", "policy.distribution", "policy.files", "policy.workspace"],
     ["canvas", "custom_generate", "policy.compatibility", "policy.model"],
-    ["policy.hub"],
+    ["policy.drop_in"],
+    ["policy.hub", *EVALUATION_FILES],
+    ["policy.measured"],
+    ["policy.card"],
     ["policy.loading"],
     ["policy.pretrained"],
     ["stopping", "recording", "policy.decision"],
@@ -39,7 +47,7 @@ LAYERS = [
     ["samplers.ranked", "samplers.threshold"],
     ["samplers.*"],
     ["samplers"],
-    ["specs", "tiny", "tiny.*", "watch"],
+    ["hub_generate", "specs", "tiny", "tiny.*", "watch"],
     ["terminal"],
     ["demo", "metrics", "metrics.*"],
     ["evaluation", "evaluation.*"],
@@ -256,7 +264,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "hf_unmask", "trainers"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hf_unmask", "trainers", "model_cards"):
         copy_clean(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, source]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -283,4 +291,5 @@ def test_the_wheel_holds_everything_once(wheel):
     }
     assert not expected - wheel
     assert "hf_unmask/py.typed" in wheel and "hf_unmask/trainers/__init__.py" in wheel
+    assert "hf_unmask/model_cards/template.md" in wheel
     assert {name.split("/")[0] for name in wheel if ".dist-info" not in name} == {"hf_unmask"}

@@ -153,3 +153,17 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_UNMASK_TRACEBACK", "1")
     result = CliRunner().invoke(app, [*GENERATE, "--prompt", "a", "--sampler", "nope"])
     assert isinstance(result.exception, ValueError)
+
+
+def test_a_policy_is_shown_in_the_regime_it_was_trained_for() -> None:
+    """A demo in which a policy for blocks of 8 runs in full diffusion, with a warning instead of what it can do."""
+    from hf_unmask.demo import settings
+    from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
+    from hf_unmask.samplers import LearnedUnmaskingSampler, LeftToRightSampler
+
+    def learned(**trained_for: Any) -> LearnedUnmaskingSampler:
+        return LearnedUnmaskingSampler(UnmaskingPolicy(UnmaskingPolicyConfig(trained_for=trained_for)))
+
+    samplers = [LeftToRightSampler(), learned(block_length=8), learned(block_length=None), learned()]
+    found = [(samplers.index(one.sampler), one.block_length) for one in settings(samplers, ["chain_sum"])]
+    assert found == [(0, 10), (3, 10), (1, 8), (0, None), (2, None), (3, None)]

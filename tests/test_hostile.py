@@ -16,6 +16,7 @@ from hostile_repos import CANARY, CASES, CONFIG, EVIL_MAP, HARMLESS, WEIGHTS, ad
 from transformers import AutoConfig, AutoModel
 
 from hf_unmask.policy import PolicyLoadError, UnmaskingPolicyConfig, load_policy
+from hf_unmask.policy.files import unfinished_config
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
 
@@ -90,10 +91,45 @@ def test_the_auto_classes_unpickle_nothing(tmp_path):
     folder = tmp_path / "policy"
     write_policy(folder)
     add_code(folder)
+    with pytest.raises(ValueError, match="use_safetensors=False"):
+        AutoModel.from_pretrained(folder, use_safetensors=False)
     (folder / WEIGHTS).unlink()
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(PolicyLoadError, match=WEIGHTS):
         AutoModel.from_pretrained(folder)
     assert not (tmp_path / CANARY).exists()
+
+
+def test_the_auto_classes_read_weights_as_strictly(root):
+    """Weights that `load_policy` refuses and transformers takes with a remark, or with random values in the gaps."""
+    tensors = {name for name, _ in load_policy(root / "good").named_parameters()}
+    keys = [key for _, key in CASES.values()]
+    bad = [place for place, key in enumerate(keys) if key in {WEIGHTS, *tensors}]
+    assert len(bad) > 25
+    for place in bad:
+        with pytest.raises(PolicyLoadError) as caught:
+            AutoModel.from_pretrained(root / str(place) / "policy")
+        assert caught.value.key == keys[place]
+
+
+def test_the_auto_classes_take_no_half_saved_policy(tmp_path):
+    """The new weights with the old config: transformers knows nothing of the config that waits beside it."""
+    write_policy(tmp_path)
+    name = unfinished_config((tmp_path / WEIGHTS).read_bytes())
+    (tmp_path / name).write_text((tmp_path / CONFIG).read_text().replace('"canvas"', '"block"'))
+    assert load_policy(tmp_path).config.observation == "block"
+    with pytest.raises(PolicyLoadError, match="interrupted"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+def test_what_transformers_only_reports_is_refused_too(tmp_path):
+    """A tensor that is missing in what is given in memory: transformers would draw random numbers for it."""
+    write_policy(tmp_path)
+    policy, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    tensors = policy.state_dict()
+    del tensors["head.bias"]
+    with pytest.raises(PolicyLoadError, match="missing_keys.*head.bias"):
+        type(policy).from_pretrained(None, config=policy.config, state_dict=tensors)
 
 
 def test_a_caller_may_choose_the_attention(tmp_path):
@@ -136,6 +172,16 @@ def test_a_larger_policy_needs_permission(tmp_path):
     assert load_policy(tmp_path, max_bytes=size).config.hidden_size == 640
     with pytest.raises(PolicyLoadError, match=f"{size:,} bytes"):
         load_policy(tmp_path, max_bytes=size - 1)
+    with pytest.raises(PolicyLoadError, match="max_bytes"):
+        AutoModel.from_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path, max_bytes=size).config.hidden_size == 640
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1e6, "16MB", None])
+def test_the_size_limit_is_checked_for_folders_as_for_downloads(tmp_path, wrong):
+    """A limit that is no limit: True is 1, None and text fail deep inside, a negative number refuses everything."""
+    with pytest.raises(ValueError, match="`max_bytes` must be a positive int, got"):
+        LearnedUnmaskingSampler.from_pretrained(tmp_path, max_bytes=wrong)
 
 
 # Links that are meant

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -14,13 +16,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import drop_in_client
 import pytest
+import torch
+import yaml
+from doubles import llada_double
+from hostile_repos import CANARY
 from hub_client import digest, policy_of, run
 from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
+from report_folder import PLAN, point, sample_line, samples, setting, shares
 
 import hf_unmask
+from hf_unmask.evaluation.records import write_results
 from hf_unmask.policy import save_policy
-from hf_unmask.policy.hub import MAX_BYTES, card_text
+from hf_unmask.policy.card import render_card
+from hf_unmask.policy.drop_in import drop_in_files
+from hf_unmask.policy.files import MAX_BYTES
+from hf_unmask.policy.hub import is_rendered, seal
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": 32, "lineage": ["org/first"]}
@@ -28,6 +40,10 @@ FIRST = {"seed": 0, **RECORD}
 SECOND = {"seed": 1, **RECORD, "block_length": 16}  # another config too, so that it is fetched anew
 #: What a user may meet if a fault is not survived; each says what went wrong. HTTPError: of the client's HTTP library.
 CLEAR = {"OSError", "HTTPError", "RuntimeError", "PolicyLoadError"}
+#: Dots, hyphens and a leading digit are what a module name cannot hold.
+DROP_IN = "ann/1.drop-in"
+DROP_IN_FILES = {"custom_generate/generate.py", "custom_generate/requirements.txt"}
+DRAWN = {"max_new_tokens": 8, "temperature": 0.9, "seed": 3}
 _TIMEOUT, _DELAY = "4", 6.0  # seconds a client waits for a download, seconds of a slow answer
 
 
@@ -36,7 +52,31 @@ def files_of(policy: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     made = policy_of(**policy)
     save_policy(made, folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return {**files, "README.md": card_text(made).encode()}
+    return {**files, "README.md": render_card(made).encode()}
+
+
+def tag_of(files: Mapping[str, bytes]) -> str:
+    """The tag of a commit with these files: it is made of the policy's and of the code beside it."""
+    content = [files[path] for path in ("config.json", "model.safetensors", *sorted(DROP_IN_FILES)) if path in files]
+    return f"policy-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+
+
+def pushed(files: Mapping[str, bytes], repo: str, revision: str | None = None) -> dict[str, bytes]:
+    """The files as a push to ``repo`` leaves them there: its card names the repository and a revision."""
+    card = files["README.md"].decode().replace("<org/name>", repo).replace("<revision>", revision or tag_of(files))
+    return {**files, "README.md": seal(card).encode()}
+
+
+def write_evaluation(folder: Path, sampler: str) -> None:
+    """As `report_folder.write`, of that sampler, on a data set of the Hub."""
+    folder.mkdir()
+    points, lines = [], []
+    for spec, block_length, correct, steps in PLAN:
+        of = setting(spec.replace("learned:policy", sampler), block_length, dataset="openai/gsm8k:main:test")
+        points.append(point(of, shares(correct, 40), steps))
+        lines += [sample_line(one) for one in samples(of, shares(correct, 40), steps)]
+    write_results(folder / "results.json", points)
+    (folder / "samples.jsonl").write_text("".join(lines), "utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +136,9 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
     pid_file = place / "pid"
     threading.Thread(target=kill_when_fired, args=(hub, Fired("kim", "lfs upload", "hang"), pid_file)).start()
     folder, copy = place / "first", place / "copy"
+    write_evaluation(place / "evaluation", f"learned:{folder}")
+    shutil.copytree(folder, place / "noted")
+    (place / "noted" / "README.md").write_text("# By hand, for <org/name>\n")
     jobs = {
         "cli push broken": command("push", folder, "ann/policy"),
         "push": {"do": "push", "repo": "ann/policy", "policy": FIRST},
@@ -108,6 +151,13 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "push private to public": {"do": "push", "repo": "ann/policy", "policy": SECOND, "private": True},
         "push over another model": {"do": "push", "repo": "ann/bert", "policy": FIRST},
         "push a wrong name": {"do": "push", "repo": "ann/a/b", "policy": FIRST},
+        "push results": {
+            **{"do": "push", "repo": "ann/from-python", "policy": FIRST, "license": "mit"},
+            "results": str(place / "evaluation"),
+        },
+        "push to a benchmark only": {
+            **{"do": "push", "repo": "ann/from-python", "policy": FIRST, "benchmark": "openai/gsm8k:gsm8k"},
+        },
         "push killed": {
             **{"do": "push", "repo": "kim/policy", "policy": SECOND, "token": kim},
             "process": {"pid_file": str(pid_file)},
@@ -117,6 +167,12 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "cli push": command("push", folder, "ann/from-cli", "--private", "--message", "From a terminal", "--json"),
         "cli push text": command("push", folder, "ann/from-cli", "--branch", "other"),
         "cli push request": command("push", place / "second", "bob/policy", "--pull-request", "--json"),
+        "cli push results": command(
+            *("push", folder, "ann/measured", "--results", place / "evaluation", "--license", "mit"),
+            *("--benchmark", "openai/gsm8k:gsm8k"),
+        ),
+        "cli push by hand": command("push", place / "noted", "ann/noted"),
+        "cli push over hand": command("push", place / "noted", "ann/noted", "--results", place / "evaluation"),
         "cli push nothing": command("push", place / "nothing", "ann/from-cli"),
         "cli pull": command("pull", "ann/from-cli", copy, "--json"),
         "cli pull branch": command("pull", "ann/from-cli", copy, "--revision", "other"),
@@ -126,6 +182,13 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "cli verify": command("verify", copy, "--model", "tiny", "--json"),
         "cli verify without weights": command("verify", copy, "--model", place / "denoiser", "--block-length", 0),
         "cli verify fits": command("verify", "ann/tiny", "--model", "tiny", "--block-length", 8),
+        "push drop-in": {"do": "push", "repo": DROP_IN, "policy": FIRST, "with_custom_generate": True},
+        "push drop-in no more": {"do": "push", "repo": DROP_IN, "policy": FIRST},
+        "cli push drop-in": command("push", folder, DROP_IN, "--with-custom-generate"),
+        "push drop-in branch": {"do": "push", "repo": DROP_IN, "policy": SECOND, "branch": "plain"},
+        "cli info drop-in": command("info", DROP_IN, "--json"),
+        "cli info drop-in branch": command("info", DROP_IN, "--revision", "plain"),
+        "cli verify drop-in": command("verify", DROP_IN, "--model", "tiny"),
         "cli search": command("search", "--base-model", "org/denoiser", "--json"),
         "cli search name": command("search", "TINY"),
         "cli search nothing": command("search", "no such policy"),
@@ -147,6 +210,7 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     hub.add_repository("zoe/large", {"config.json": first["config.json"], "model.safetensors": bytes(MAX_BYTES)})
     hub.add_repository("zoe/policy", first)
     hub.add_repository("eve/pickle", {"config.json": first["config.json"], "pytorch_model.bin": b"pickle"})
+    hub.add_repository("liz/policy", {**first, **dict.fromkeys(DROP_IN_FILES, canary_code(place))})
     eve, ann = hub.add_user("eve"), next(token for token, user in hub.users.items() if user == "ann")
     cache, small, once = str(place / "cache"), str(place / "small"), str(place / "once")
     (place / "locked").mkdir(mode=0o500)
@@ -178,6 +242,10 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "spoil": {"do": "spoil", "cache_dir": cache},
         "spoiled, offline": {"do": "pull", "repo": "ann/policy", "cache_dir": cache, "local_files_only": True},
         "spoiled": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
+        "drop-in": {"do": "drop_in", "repo": DROP_IN, "rows": 1, "stream": True, **DRAWN},
+        "drop-in is gone": {"do": "drop_in", "repo": DROP_IN, "revision": "plain", **DRAWN},
+        "code": {"do": "pull", "repo": "liz/policy"},
+        "code, command": command("info", "liz/policy", "--json"),
         "search": command("search", "--json"),
         **{
             name: {"do": "pull_twice", "repo": "eve/policy", "cache_dir": caches[name], "process": limits[name]}
@@ -190,6 +258,10 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     return client(hub, place / "pulling", jobs)
 
 
+def canary_code(place: Path) -> bytes:
+    return f"import os\nos.mkdir({str(place / CANARY)!r})\n".encode()
+
+
 def value(result: dict[str, Any]) -> Any:
     assert "value" in result, result
     return result["value"]
@@ -197,7 +269,7 @@ def value(result: dict[str, Any]) -> Any:
 
 def test_a_push_is_one_commit_with_the_three_files(hub, pushing, first):
     done = value(pushing["push"])
-    assert hub.files("ann/policy") == first  # byte for byte what saving and the card give
+    assert hub.files("ann/policy") == pushed(first, "ann/policy")  # byte for byte what saving and the card give
     assert done["commit"] == hub.head("ann/policy") and done["url"] == f"{hub.url}/ann/policy/commit/{done['commit']}"
     commits = hub.repositories["ann/policy"].commits
     assert [commit.message for commit in commits.values()][:2] == ["initial commit", "Upload an unmasking policy"]
@@ -206,10 +278,22 @@ def test_a_push_is_one_commit_with_the_three_files(hub, pushing, first):
 
 
 def test_branches_and_pull_requests_leave_main_alone(hub, pushing, first, second):
-    assert hub.files("ann/policy", "dev") == hub.files("ann/policy", "refs/pr/1") == second
+    assert hub.files("ann/policy", "dev") == pushed(second, "ann/policy")
+    assert hub.files("ann/policy", "refs/pr/1") == pushed(second, "ann/policy", "main")
     assert value(pushing["push request"])["pull_request"] == f"{hub.url}/ann/policy/discussions/1"
-    assert hub.files("bob/policy") == first and hub.files("bob/policy", "refs/pr/1") == second
+    assert hub.files("bob/policy") == first and hub.files("bob/policy", "refs/pr/1") == pushed(
+        second, "bob/policy", "main"
+    )
     assert pushing["push to others"]["error"] == "HfHubHTTPError"
+
+
+def test_the_card_loads_the_pushed_policy_by_a_pinned_revision(hub, pushing, first, second):
+    """A snippet that names a branch, which moves, or a revision that is not there."""
+    for ref, files in {"main": first, "dev": second}.items():
+        tag, card = tag_of(files), hub.files("ann/policy", ref)["README.md"].decode()
+        assert f'from_pretrained("ann/policy", revision="{tag}")' in card and is_rendered(card)
+        assert hub.head("ann/policy", tag) == hub.head("ann/policy", ref)
+    assert not [ref for ref in hub.repositories["bob/policy"].refs if ref.startswith("policy-")]
 
 
 def test_what_a_push_could_harm_is_refused(hub, pushing):
@@ -319,10 +403,41 @@ def test_command_push(hub, pushing, first):
     done = pushing["cli push"]
     assert done["value"]["code"] == 0, done
     commit = json.loads(done["value"]["out"])["commit"]
-    assert hub.repositories["ann/from-cli"].private and hub.files("ann/from-cli", commit) == first
+    assert hub.repositories["ann/from-cli"].private and hub.files("ann/from-cli", commit) == pushed(
+        first, "ann/from-cli"
+    )
     assert hub.repositories["ann/from-cli"].commits[commit].message == "From a terminal"
     assert pushing["cli push text"]["value"]["out"].startswith(f"{hub.url}/ann/from-cli/commit/")
     assert json.loads(pushing["cli push request"]["value"]["out"])["pull_request"].endswith("/bob/policy/discussions/2")
+
+
+def test_command_push_with_results(hub, pushing, place, first):
+    """Results that stay behind, a path of the machine in the card, a leaderboard entry that nobody asked for."""
+    assert pushing["cli push results"]["value"]["code"] == 0, pushing["cli push results"]
+    files = hub.files("ann/measured")
+    assert set(files) == FILES | {".eval_results/gsm8k.yaml"} and ".eval_results" not in str(hub.files("ann/policy"))
+    card_text = files["README.md"].decode()
+    card = front_matter(card_text)
+    assert card["license"] == "mit" and card["model-index"][0]["name"] == "ann/measured"
+    assert card["datasets"] == ["openai/gsm8k"] and str(place) not in card_text
+    value(pushing["push results"])
+    same = hub.files("ann/from-python")["README.md"].decode()
+    expected = re.sub("policy-[0-9a-f]{12}", tag_of(first), card_text.replace("ann/measured", "ann/from-python"))
+    assert same == seal(expected) and set(hub.files("ann/from-python")) == FILES
+    refused = pushing["push to a benchmark only"]
+    assert refused["error"] == "ValueError" and "needs `results`" in refused["message"]
+    (entry,) = yaml.safe_load(files[".eval_results/gsm8k.yaml"])
+    assert entry["dataset"] == {"id": "openai/gsm8k", "task_id": "gsm8k"} and entry["value"] == 77.5
+    assert "policy;speed=0.5 on tiny, full diffusion" in entry["notes"] and str(place) not in entry["notes"]
+
+
+def test_a_card_written_by_hand_is_pushed_as_it_is_or_not_at_all(hub, pushing):
+    """Work of hours replaced by a generated card."""
+    assert pushing["cli push by hand"]["value"]["code"] == 0
+    assert hub.files("ann/noted")["README.md"] == b"# By hand, for ann/noted\n"
+    refused = pushing["cli push over hand"]["value"]
+    assert refused["code"] == 2 and "edited by hand" in refused["err"]
+    assert len(hub.repositories["ann/noted"].commits) == 2
 
 
 def test_command_pull(hub, pushing, place, first):
@@ -365,12 +480,63 @@ def test_command_verify(pushing):
 
 def test_command_search(pushing, pulling):
     found = json.loads(pushing["cli search"]["value"]["out"])["policies"]
-    assert [row["id"] for row in found] == ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-cli"]
+    searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-python", "ann/from-cli"]
+    assert [row["id"] for row in found] == [*searched, "ann/measured", DROP_IN]
     assert {row["id"]: row["private"] for row in found}["ann/secret"] and found[0]["base_model"] == ["org/denoiser"]
     assert pushing["cli search name"]["value"]["out"] == "ann/tiny  for -  0 downloads\n"
     assert pushing["cli search nothing"]["value"] == {"code": 0, "out": "", "err": "no policy found\n"}
     public = {row["id"] for row in json.loads(pulling["search"]["value"]["out"])["policies"]}
     assert "ann/policy" in public and "ann/secret" not in public
+
+
+# Drop-in: more in test_drop_in.py
+
+
+def test_a_drop_in_comes_and_goes_with_the_push_that_asks_for_it(hub, pushing, first, second):
+    """Catches a folder that outlives its flag, on main or on a branch, and a tag or other files that do not fit."""
+    initial, with_code, without, *_ = [commit.files.keys() for commit in hub.repositories[DROP_IN].commits.values()]
+    assert with_code - initial == FILES | DROP_IN_FILES and without - initial == FILES
+    found = hub.files(DROP_IN)
+    assert found.keys() == FILES | DROP_IN_FILES and found["config.json"] == first["config.json"]
+    card = found["README.md"].decode()
+    assert "custom_generate" in front_matter(card)["tags"] and f'custom_generate="{DROP_IN}"' in card
+    assert f'revision="{tag_of(found)}"' in card and is_rendered(card)
+    assert hub.head(DROP_IN, tag_of(found)) == list(hub.repositories[DROP_IN].commits)[1]  # with the same content
+    assert hub.files(DROP_IN, "plain") == pushed(second, DROP_IN)
+    assert value(pushing["push drop-in branch"])["commit"] == hub.head(DROP_IN, "plain") != hub.head(DROP_IN)
+
+
+@pytest.mark.filterwarnings("ignore::hf_unmask.policy.compatibility.PolicyMismatchWarning")  # trained for another one
+def test_a_drop_in_decodes_with_the_policy(pulling):
+    """Catches code in the repository that fails, reads another policy, or loses an option or the streamer."""
+    found = value(pulling["drop-in"])
+    sampler = hf_unmask.LearnedUnmaskingSampler(policy_of(**FIRST))
+    ids, real = drop_in_client.IDS[:1], drop_in_client.REAL[:1]
+    model = llada_double(torch.float64)
+    expected = hf_unmask.generate(model, ids, attention_mask=real, sampler=sampler, **DRAWN)
+    assert found["tokens"] == expected.tolist()
+    assert found["heard"] == {"tokens": expected[0].tolist(), "ended": 1}
+    assert pulling["drop-in is gone"]["error"] == "OSError"  # transformers' own
+    assert "does not contain a `custom_generate`" in pulling["drop-in is gone"]["message"]
+
+
+def test_code_beside_a_policy_is_neither_fetched_nor_run(hub, place, first, pulling):
+    """Catches a loader, or a command that tells of code, which fetches or runs what the repository brings."""
+    assert value(pulling["code"])["digest"] == digest(policy_of(**FIRST))
+    assert json.loads(value(pulling["code, command"])["out"])["code"] == ["custom_generate/generate.py"]
+    stages = {stage for stage, owner in hub.requests if owner == "liz"}
+    assert stages == {f"{verb} {name}" for verb in ("head", "get") for name in FILES - {"README.md"}} | {"info"}
+    assert not (place / CANARY).exists()
+    with pytest.raises(OSError, match="No such file"):  # the canary sings: only the folder is not there
+        exec(canary_code(place / "nowhere"))
+
+
+def test_commands_tell_of_code(pushing):
+    """Catches a repository whose code nobody is told of."""
+    assert json.loads(pushing["cli info drop-in"]["value"]["out"])["code"] == ["custom_generate/generate.py"]
+    assert "code: -" in pushing["cli info drop-in branch"]["value"]["out"].splitlines()
+    lines = pushing["cli verify drop-in"]["value"]["out"].splitlines()
+    assert lines[-1] == "code: custom_generate/generate.py (never run by hf_unmask)"
 
 
 def test_commands_fail_in_one_line(pushing):
@@ -406,13 +572,6 @@ def test_the_network_alone_is_not_pushed(tmp_path, way):
     assert not list(tmp_path.iterdir())
 
 
-def test_card(first):
-    card = front_matter(first["README.md"].decode())
-    assert card["library_name"] == "hf-unmask" and "hf-unmask" in card["tags"]
-    assert card["base_model"] == "org/denoiser" and card["base_model_relation"] == "adapter"
-    assert "base_model" not in front_matter(card_text(policy_of(base_model="tiny")))
-
-
 # Faults: in every stage of a push and of a pull
 
 
@@ -426,7 +585,7 @@ PULL += [
 FRESH_PULL = {"head config.json": 3, "head model.safetensors": 2, "get config.json": 1, "get model.safetensors": 1}
 STAGES = ("create", "info", "validate yaml", "preupload", "lfs batch", "lfs upload", "lfs verify", "commit")
 PUSH = [(stage, kind) for stage in STAGES for kind in ("500", "503", "truncated", "reset", "lost")]
-PUSH += [("lfs upload", "wrong hash")]
+PUSH += [("lfs upload", "wrong hash"), ("tag", "500"), ("tag", "reset")]
 
 
 def table(hub: LoopbackHub, place: Path, files: dict[str, bytes], cases: Any, count: int = 1) -> Any:
@@ -479,19 +638,22 @@ def check_pull(done: dict[str, Any]) -> None:
     assert value(done["again"])["digest"] == expected
 
 
-def check_push(repository: Repository, done: dict[str, Any], kind: str, files: list[dict[str, bytes]]) -> None:
+def check_push(
+    repository: Repository, done: dict[str, Any], stage: str, kind: str, files: list[dict[str, bytes]]
+) -> None:
     """The branch is at the old commit after an error, at the new one after success; no commit holds anything else."""
-    old, new = files
+    old, new = files[0], pushed(files[1], repository.name)
     _, before, *later = repository.commits
     for oid in (before, *later):
         held = {path: file.content for path, file in repository.commits[oid].files.items() if path in FILES}
         assert held == (old if oid == before else new)
     if "error" in done["first"]:
         check_clear(done["first"])
-        assert done["between"] == before or kind in ("lost", "truncated")  # committed, but the answer was lost
+        # else it was committed, but the answer was lost, or the tag not made
+        assert done["between"] == before or kind in ("lost", "truncated") or stage == "tag"
     else:
         assert done["between"] == value(done["first"])["commit"] != before
-    assert value(done["again"])["commit"] == repository.refs["main"] == later[-1]
+    assert value(done["again"])["commit"] == repository.refs["main"] == repository.refs[tag_of(new)] == later[-1]
 
 
 @pytest.mark.parametrize(("stage", "kind"), PULL)
@@ -513,18 +675,18 @@ def test_a_fault_in_an_update_leaves_the_older_policy_usable(faults, stage, kind
 @pytest.mark.parametrize(("stage", "kind"), PUSH)
 def test_a_fault_in_a_push(hub, faults, first, second, stage, kind):
     repo, done = faults["push", stage, kind]
-    check_push(hub.repositories[repo], done, kind, [first, second])
+    check_push(hub.repositories[repo], done, stage, kind, [first, second])
 
 
 @pytest.mark.slow
 def test_slow_answers(hub, first, second, tmp_path):
     cases = [*(("pull", stage, "slow") for stage in FRESH_PULL), *(("push", stage, "slow") for stage in STAGES)]
-    for (action, *_), (repo, done) in table(hub, tmp_path, first, cases).items():
+    for (action, stage, _), (repo, done) in table(hub, tmp_path, first, cases).items():
         assert "value" in done["first"], done
         if action == "pull":
             check_pull(done)
         else:
-            check_push(hub.repositories[repo], done, "slow", [first, second])
+            check_push(hub.repositories[repo], done, stage, "slow", [first, second])
 
 
 @pytest.mark.slow
@@ -539,3 +701,94 @@ def test_a_fault_that_stays(hub, first, tmp_path, kind):
             assert done["offline"]["error"] == "LocalEntryNotFoundError"
         else:
             assert done["between"] == list(hub.repositories[repo].commits)[1]
+
+
+# Interruptions: all slow, because each costs a push or a pull
+
+
+@pytest.mark.slow
+def test_a_push_killed_at_any_stage_leaves_the_old_commit(hub, first, tmp_path):
+    """Catches a push in several commits, or one that changes the branch before everything is uploaded."""
+    jobs, environment = [], hub.environment(tmp_path / "home")
+    for number, stage in enumerate((*STAGES, "branch")):
+        owner = f"killed-{number}"
+        hub.add_repository(f"{owner}/policy", first)
+        hub.arm(owner, stage, "hang")
+        pid_file = tmp_path / owner
+        threading.Thread(target=kill_when_fired, args=(hub, Fired(owner, stage, "hang"), pid_file)).start()
+        job = {"do": "push", "repo": f"{owner}/policy", "policy": SECOND, "token": hub.add_user(owner)}
+        job |= {"branch": "dev"} if stage == "branch" else {}
+        jobs.append({**job, "with_custom_generate": True, "process": {"pid_file": str(pid_file)}})
+    (results,) = run(environment, jobs)
+    assert results == [{"killed": "SIGKILL"}] * len(jobs)
+    for job in jobs:
+        assert hub.files(job["repo"]) == first and len(hub.repositories[job["repo"]].commits) == 2
+
+
+@pytest.mark.slow
+def test_a_fault_while_a_branch_is_made(hub, first, second, tmp_path):
+    """Catches a push that goes to main, or to a branch it left half made, after its branch could not be made."""
+    jobs = []
+    for kind in ("500", "503", "truncated", "reset", "lost"):
+        owner = f"branch-{kind}"
+        hub.add_repository(f"{owner}/policy", first)
+        hub.arm(owner, "branch", kind)
+        job = {"repo": f"{owner}/policy", "token": hub.add_user(owner), "policy": SECOND, "branch": "dev"}
+        jobs.append({"do": "push_twice", **job})
+    (results,) = run(hub.environment(tmp_path / "home"), jobs)
+    for job, result in zip(jobs, results, strict=True):
+        owner, done = job["repo"].split("/")[0], value(result)
+        assert Fired(owner, "branch", owner.removeprefix("branch-")) in hub.fired
+        if "error" in done["first"]:
+            check_clear(done["first"])
+        assert value(done["again"])["commit"] == hub.head(job["repo"], "dev")
+        assert hub.files(job["repo"], "dev") == pushed(second, job["repo"]) and hub.files(job["repo"]) == first
+        assert len(hub.repositories[job["repo"]].commits) == 3
+
+
+@pytest.mark.slow
+def test_no_room_for_a_push_or_a_pulled_folder(hub, place, first, second, tmp_path):
+    """Catches a push of half a file, and an older policy in the folder that is spoiled by a newer one without room."""
+    token = hub.add_user("max")
+    hub.add_repository("max/policy", second)
+    (tmp_path / "old").mkdir()
+    for name, content in first.items():
+        (tmp_path / "old" / name).write_bytes(content)
+    little = {"file_bytes": 1000}
+    pulled = command("pull", "max/policy", tmp_path / "old")
+    jobs = {
+        "push": {"do": "push", "repo": "max/policy", "policy": FIRST, "token": token, "process": little},
+        "fill the cache": {"do": "pull", "repo": "max/policy"},
+        "folder": {**pulled, "process": little},
+        "new folder": {**command("pull", "max/policy", tmp_path / "new"), "process": little},
+    }
+    done = client(hub, tmp_path / "client", jobs)
+    check_clear(done["push"])
+    assert hub.files("max/policy") == second and len(hub.repositories["max/policy"].commits) == 2
+    for name in ("folder", "new folder"):
+        assert value(done[name])["code"] == 2 and value(done[name])["err"].startswith("error: [Errno 27] cannot save")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == first
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "client"}  # nothing half-written beside them
+
+
+@pytest.mark.slow
+def test_a_fault_while_a_drop_in_is_fetched(hub, first, tmp_path):
+    """Catches half of the code that is run, or kept and run by the next call."""
+    cases = [(verb, kind) for verb in ("head", "get") for kind in ("500", "503", "reset")] + [("get", "truncated")]
+    phases = []
+    for owner in ("joe", *(f"{verb}-{kind}" for verb, kind in cases)):
+        hub.add_repository(f"{owner}/policy", {**first, **drop_in_files(f"{owner}/policy")})
+        phases.append([{"do": "drop_in_twice", "repo": f"{owner}/policy", "rows": 1, **DRAWN}])
+    for verb, kind in cases:
+        hub.arm(f"{verb}-{kind}", f"{verb} custom_generate/generate.py", kind)
+    environment = hub.environment(tmp_path / "home") | {"HF_HUB_DOWNLOAD_TIMEOUT": _TIMEOUT}
+    whole, *results = (done for (done,) in run(environment, *phases))
+    expected = value(value(whole)["first"])["tokens"]
+    for (verb, kind), result in zip(cases, results, strict=True):
+        assert Fired(f"{verb}-{kind}", f"{verb} custom_generate/generate.py", kind) in hub.fired
+        done = value(result)
+        if "error" in done["first"]:
+            check_clear(done["first"])
+        else:
+            assert value(done["first"])["tokens"] == expected
+        assert value(done["again"])["tokens"] == expected

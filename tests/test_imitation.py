@@ -146,3 +146,11 @@ def test_the_specs_are_checked_before_the_work(tmp_path):
     with pytest.raises(ValueError, match="confident"):
         trainer.train()
     assert same_weights(before, weights(trainer.policy)) and trainer.state.global_step == 0
+
+
+def test_a_data_set_without_a_length(tmp_path):
+    """A TypeError about len() from deep inside, for a streamed data set."""
+    data = rows(8).to_iterable_dataset()
+    trainer = make_trainer(tmp_path, None, right, train_dataset=data, **WARM)
+    with pytest.raises(ValueError, match="warm_start_prompts=16.*IterableDataset has no length"):
+        trainer.train()

@@ -15,6 +15,7 @@ import torch
 from hostile_repos import CONFIG, WEIGHTS, write_policy
 
 from hf_unmask.policy import load_policy, save_policy
+from hf_unmask.policy.workspace import workspace
 
 OLD, NEW = {"rope_theta": 100.0}, {"rope_theta": 10.0, "action": "plackett_luce"}  # of one shape: a mixture would load
 
@@ -123,6 +124,36 @@ def test_the_next_save_leaves_nothing_of_a_killed_one(root, tmp_path):
     save_policy(load_policy(root / "old"), half)
     assert sorted(os.listdir(half)) == ["README.md", CONFIG, WEIGHTS]
     assert which(half, root) == "old"
+
+
+def left_beside(target: Path) -> list[str]:
+    return sorted(name for name in os.listdir(target.parent) if name != target.name)
+
+
+def test_the_next_save_removes_the_hidden_folder_of_a_killed_one(root):
+    """Hidden folders with megabytes of weights that pile up beside a policy."""
+    left = [folder for kind in ("over", "first") for folder in targets(root, kind) if left_beside(folder)]
+    assert len(left) > 10
+    for folder in left:
+        save_policy(original(root / "old"), folder)
+    still = [hidden for folder in left for name in left_beside(folder) if (hidden := folder.parent / name)]
+    assert {held for hidden in still for held in os.listdir(hidden)} <= {"in-use.lock.new"}, "killed before all else"
+    assert len(still) <= len(left) / 3
+
+
+def test_a_hidden_folder_in_use_is_left_alone(root, tmp_path):
+    """Another process of the same training loses its files in the middle of its save."""
+    target = tmp_path / "policy"
+    with workspace(target) as mine:
+        for other in (target, target.with_name("policy.saving-b")):  # whose folders have names that begin alike
+            save_policy(original(root / "old"), other)
+            assert list(mine.iterdir())
+    assert sorted(os.listdir(tmp_path)) == ["policy", "policy.saving-b"]
+    (tmp_path / ".policy.saving-new").mkdir()  # of a process that has not locked it yet
+    (tmp_path / ".policy.saving-old").mkdir()
+    os.utime(tmp_path / ".policy.saving-old", (0, 0))
+    save_policy(original(root / "old"), target)
+    assert sorted(os.listdir(tmp_path)) == [".policy.saving-new", "policy", "policy.saving-b"]
 
 
 if __name__ == "__main__":

@@ -367,7 +367,7 @@ def test_saving_replaces_the_policy_and_leaves_other_files(saved):
     assert load_policy(saved.parent / "deep" / "er").config.top_k == 1
 
 
-@pytest.mark.parametrize("failing", ["save_file", "config", "first replace", "second replace"])
+@pytest.mark.parametrize("failing", ["save", "config", "first replace", "second replace"])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_save_leaves_the_old_policy(saved, monkeypatch, failing, error):
     before = {name: (saved / name).read_bytes() for name in os.listdir(saved)}
@@ -382,8 +382,8 @@ def test_a_failed_save_leaves_the_old_policy(saved, monkeypatch, failing, error)
             fail()
         replace(source, target)
 
-    if failing == "save_file":
-        monkeypatch.setattr(loading, "save_file", fail)
+    if failing == "save":
+        monkeypatch.setattr(loading, "save", fail)
     elif failing == "config":
         monkeypatch.setattr(UnmaskingPolicyConfig, "to_json_file", fail)
     else:

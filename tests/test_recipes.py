@@ -46,11 +46,13 @@ def start(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *arguments: Any) 
 def test_recipes_of_the_shipped_policies_are_understood(name: str) -> None:
     recipes = load("train_policy_tiny")
     script, args = parse(["--output", "o"], recipes.COMMON | recipes.RECIPES[name])
-    assert args.block_length == {"semi-ar": 8, "block": 8}.get(name)
+    assert args.block_length == {"semi-ar": 10, "block": 10}.get(name)
     assert args.seed == 0 and args.warm_start_prompts and args.load_best_model_at_end
-    assert (script.alpha_range is not None) == (name == "speed")
+    assert (script.alpha_range is None) == (name == "full")
+    assert script.read_hidden == (name != "block")
     assert script.observation == ("block" if name == "block" else None)
-    assert all(expert.block_length in (8, None) for expert in parse_experts(args.warm_start_experts, args.block_length))
+    experts = parse_experts(args.warm_start_experts, args.block_length)
+    assert {expert.block_length for expert in experts} <= ({10} if args.block_length else {10, None})
 
 
 def test_the_tiny_recipe_trains_goes_on_and_is_fine_tuned(
@@ -68,9 +70,9 @@ def test_the_tiny_recipe_trains_goes_on_and_is_fine_tuned(
     fresh_only = ("--hidden_size", "--initial_bias")
     kept = [text for i, text in enumerate(QUICK) if not {text, QUICK[i - 1]} & set(fresh_only)]
     start(monkeypatch, load("finetune_policy"), "--policy", folder, "--output", tuned, *kept)
-    assert f"{tuned} comes from {folder}" in capsys.readouterr().out
+    assert f"{tuned} comes from {folder.name}" in capsys.readouterr().out
     record = json.loads((tuned / "config.json").read_text())["trained_for"]
-    assert record["lineage"] == [str(folder)] and record["block_length"] is None
+    assert record["lineage"] == [folder.name] and record["block_length"] is None
 
 
 def test_a_mistake_ends_a_script_with_the_code_of_the_command(

@@ -477,6 +477,7 @@ def test_a_checkpoint_is_a_policy(run):
         "mask_token_id": MASK,
         "block_length": 3,
         "max_new_tokens": 6,
+        "hf_unmask_version": hf_unmask.__version__,
     }
     tokens = hf_unmask.generate(
         tiny_eurobert(), torch.tensor([[5, 6]]), sampler=sampler, max_new_tokens=6, block_length=3
@@ -499,13 +500,13 @@ def test_fine_tuning_goes_on_from_a_policy_and_says_so(run, tmp_path):
     """A policy that is trained from scratch in silence, or whose origin is forgotten."""
     origin = f"{run.args.output_dir}/checkpoint-4"
     tuned = make_trainer(tmp_path / "a", origin, block_length=None, learning_rate=0.0)
-    assert tuned.policy.config.trained_for["lineage"] == [origin]
+    assert tuned.policy.config.trained_for["lineage"] == ["checkpoint-4"]
     assert tuned.policy.config.trained_for["block_length"] is None
     tuned.train()
     assert same_weights(weights(tuned.policy), load_file(f"{origin}/model.safetensors"))
     tuned.save_model(str(tmp_path / "b"))
     again = make_trainer(tmp_path / "c", tmp_path / "b")
-    assert again.policy.config.trained_for["lineage"] == [origin, str(tmp_path / "b")]
+    assert again.policy.config.trained_for["lineage"] == ["checkpoint-4", "b"]
 
 
 def test_a_local_denoiser_is_recorded_by_name(tmp_path):

@@ -98,7 +98,8 @@ def build(script: ScriptArguments, args: UnmaskingGRPOConfig) -> UnmaskingGRPOTr
         eval_dataset=validation_data(script, tokenizer),
         processing_class=tokenizer,
     )
-    trainer.policy.config.trained_for["dataset"] = script.dataset
+    local = Path(str(script.dataset)).expanduser()  # of which only the name is anybody's business
+    trainer.policy.config.trained_for["dataset"] = local.resolve().name if local.exists() else script.dataset
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     trainer.add_callback(TrainingProgress())

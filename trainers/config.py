@@ -28,7 +28,7 @@ _MEANINGLESS: dict[str, tuple[Any, str]] = {
     "bf16": (False, "the policy stays float32; the denoiser keeps its own dtype"),
     "fp16": (False, "the policy stays float32; the denoiser keeps its own dtype"),
     "sync_ref_model": (False, "the reference is not part of a checkpoint, a resumed run would differ"),
-    "push_to_hub": (False, "a checkpoint has no card; upload the finished policy's folder"),
+    "push_to_hub": (False, "checkpoints stay here; after training, call `trainer.push_to_hub()` or `hf-unmask push`"),
 }
 #: Settings that may be None, for which 0 stands where None cannot be written.
 _OPTIONAL = ("block_length", "max_prompt_length", "rollout_batch_size")
@@ -187,3 +187,6 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
     def steps_per_rollout(self) -> int:
         """Optimizer steps from one batch of rollouts to the next, at least 1."""
         return max(1, int(self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps))
+
+    def __repr__(self) -> str:  # the one that a dataclass makes would show tokens
+        return str(self)

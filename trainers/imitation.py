@@ -48,10 +48,13 @@ def imitate(trainer: Learner, experts: Sequence[Expert]) -> list[float]:
     Returns:
         The mean negative log-likelihood per step (nats), one number per epoch.
     """
-    args, policy = trainer.args, trainer.policy
-    numbers = random.Random(args.seed).sample(
-        range(len(trainer.train_dataset)), min(args.warm_start_prompts, len(trainer.train_dataset))
-    )
+    args, policy, data = trainer.args, trainer.policy, trainer.train_dataset
+    if not hasattr(data, "__len__"):
+        raise ValueError(
+            f"`warm_start_prompts={args.warm_start_prompts}` draws prompts from all of the data set, but a "
+            f"{type(data).__name__} has no length: pass a data set that has one, or warm_start_prompts=0"
+        )
+    numbers = random.Random(args.seed).sample(range(len(data)), min(args.warm_start_prompts, len(data)))
     best = _collect(trainer, experts, numbers)
     if best is None:
         _logger.warning("warm start: no expert solved any of %d prompts, nothing to imitate", len(numbers))

@@ -11,7 +11,11 @@ import torch
 from torch import nn
 from trl.trainer.utils import RepeatSampler
 
-from hf_unmask.policy.config import UnmaskingPolicyConfig
+from hf_unmask import __version__
+from hf_unmask.denoisers import Denoiser
+from hf_unmask.policy.compatibility import model_name
+from hf_unmask.policy.config import UnmaskingPolicyConfig, extended_lineage
+from hf_unmask.policy.hub import commit_of
 from hf_unmask.policy.loading import find_policy, load_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 
@@ -42,10 +46,37 @@ def _module(policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, seed: 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return UnmaskingPolicy(copy.deepcopy(policy))
-    loaded = load_policy(find_policy(policy))
+    folder = find_policy(policy)
+    loaded = load_policy(folder)
     record = loaded.config.trained_for
-    loaded.config.trained_for = {**record, "lineage": [*(record.get("lineage") or []), str(policy)]}
+    lineage = extended_lineage(record.get("lineage"), _origin(policy, folder))
+    loaded.config.trained_for = {**record, "lineage": lineage}
     return loaded
+
+
+def _origin(policy: str | Path, folder: Path) -> str:
+    """What a lineage calls a policy: packaged name, repository at a commit, or the bare name of a local folder.
+
+    Not its path: lineages are published.
+    """
+    if not Path(policy).expanduser().is_dir():
+        commit = commit_of(folder)
+        return f"{policy}@{commit}" if commit else str(policy)
+    return folder.resolve().name
+
+
+def record_purpose(policy: UnmaskingPolicy, denoiser: Denoiser, args: UnmaskingGRPOConfig) -> None:
+    """Write into the policy's config what it is trained for, and by which version."""
+    policy.config.trained_for = {
+        **policy.config.trained_for,
+        "base_model": model_name(denoiser.model),
+        "base_model_revision": getattr(getattr(denoiser.model, "config", None), "_commit_hash", None),
+        "mask_token_id": denoiser.mask_token_id,
+        "block_length": args.block_length,
+        "max_new_tokens": args.max_completion_length,
+        "hf_unmask_version": __version__,
+    }
+    policy.config.validate()
 
 
 def may_be_moved(model: nn.Module) -> bool:

@@ -11,14 +11,14 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unmask import __version__
-from hf_unmask.policy.hub import WEIGHTS
+from hf_unmask.policy.card import SETTINGS
+from hf_unmask.policy.files import WEIGHTS
 
 from .config import UnmaskingGRPOConfig
 from .script import ScriptArguments
 
 #: What a run is about, written when it starts.
 RECORD = "run.json"
-_SETTINGS = "training_args.json"  # written by the trainer into every checkpoint
 #: Arguments that another call may change: where the run lies, and what only observes it.
 _FREE = {"output", "resume"}
 #: Settings of the trainer that change nothing about the policy.
@@ -63,7 +63,7 @@ def write_record(script: ScriptArguments, folder: str | Path) -> None:
 
 def changed_settings(checkpoint: str | Path, args: UnmaskingGRPOConfig) -> list[str]:
     """Settings that are not those of the checkpoint, as ``name old -> new``."""
-    path = Path(checkpoint) / _SETTINGS
+    path = Path(checkpoint) / SETTINGS
     if not path.is_file():
         return []
     before: Mapping[str, Any] = json.loads(path.read_text("utf-8"))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.trainer_callback import TrainerCallback, TrainerControl
 from trl import GRPOTrainer
 
 from hf_unmask.denoisers import Denoiser
-from hf_unmask.policy.compatibility import model_name
 from hf_unmask.policy.config import UnmaskingPolicyConfig
-from hf_unmask.policy.loading import save_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
@@ -26,7 +24,8 @@ from .config import UnmaskingGRPOConfig
 from .environment import Environment, row_seeds
 from .experts import parse_experts
 from .imitation import imitate
-from .parts import PromptSampler, may_be_moved, policy_to_train
+from .parts import PromptSampler, may_be_moved, policy_to_train, record_purpose
+from .publishing import push, save
 from .rollouts import Rollouts, Trajectory, replay
 from .speeds import gradient_norms
 
@@ -128,7 +127,7 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._refer_to_policy()
         if may_be_moved(self.denoiser.model):
             self.denoiser.model.to(self.accelerator.device)
-        self._record_purpose()
+        record_purpose(policy, self.denoiser, args)
         self.add_callback(self._own_config)
         self._stop = StopAtRolloutBoundary(args.steps_per_rollout)
         self.add_callback(self._stop)
@@ -137,19 +136,6 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Make the policy as it is now the reference of the KL term."""
         self.ref_model.load_state_dict(self.policy.state_dict())
         self.ref_model.requires_grad_(False)
-
-    def _record_purpose(self) -> None:
-        """Write into the policy's config what it is trained for."""
-        config = getattr(self.denoiser.model, "config", None)
-        self.policy.config.trained_for = {
-            **self.policy.config.trained_for,
-            "base_model": model_name(self.denoiser.model),
-            "base_model_revision": getattr(config, "_commit_hash", None),
-            "mask_token_id": self.denoiser.mask_token_id,
-            "block_length": self.args.block_length,
-            "max_new_tokens": self.args.max_completion_length,
-        }
-        self.policy.config.validate()
 
     # Rollouts
 
@@ -340,11 +326,16 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The policy's two files and the settings as text: no tokenizer, no pickle, no token."""
         del state_dict
-        folder = Path(output_dir or self.args.output_dir)
-        save_policy(self.accelerator.unwrap_model(self.model), folder)
-        settings = {name: value for name, value in self.args.to_dict().items() if not name.endswith("_token")}
-        (folder / "training_args.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+        save(self.accelerator.unwrap_model(self.model), self.args, Path(output_dir or self.args.output_dir))
+
+    def push_to_hub(self, commit_message: str | None = None, *args: Any, **kwargs: Any) -> CommitInfo | None:
+        """Save the policy and push it, with its card and nothing else; see `hf_unmask.trainers.publishing.push`."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        return push(self.accelerator.unwrap_model(self.model), self.args, commit_message, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a card is rendered from measured results, which a checkpoint does not have."""
+        """Nothing: a checkpoint has no card, and `push_to_hub` renders one."""
         del args, kwargs

@@ -99,7 +99,7 @@ def _evaluate(  # noqa: PLR0913 - passes options on
     packaged = dataset.split(":")[0] == _TINY
     if not packaged and (metric is None or max_new_tokens is None):
         raise ValueError(f"the data set {dataset!r} needs --metric and --max-new-tokens")
-    from hf_unmask.demo import DEFAULT_SAMPLERS
+    from hf_unmask.demo import HEURISTICS
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.evaluation.scoring import TINY_METRICS
     from hf_unmask.tiny import TASKS, answer_length
@@ -109,7 +109,7 @@ def _evaluate(  # noqa: PLR0913 - passes options on
         tokenizer,
         dataset,
         metric or TINY_METRICS,
-        samplers or list(DEFAULT_SAMPLERS),
+        samplers or list(HEURISTICS),
         max_new_tokens=max_new_tokens or {task: answer_length(task) for task in TASKS},
         **options,
     )

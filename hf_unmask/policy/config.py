@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import field, fields
 from os import PathLike
 from typing import Any, ClassVar, Literal
@@ -52,8 +53,10 @@ _TRAINED_FOR_INTEGERS = {
     "block_length": (1, 2**31 - 1),
     "max_new_tokens": (1, 2**31 - 1),
 }
-_TRAINED_FOR_TEXTS = ("base_model", "base_model_revision", "task", "dataset")
+_TRAINED_FOR_TEXTS = ("base_model", "base_model_revision", "task", "dataset", "hf_unmask_version")
 _LONGEST_TEXT, _MOST_TEXTS = 500, 100
+#: Stands in a lineage for the oldest policies, once there are too many.
+LEFT_OUT = "(older ones are left out)"
 #: What transformers itself adds to a saved config.json.
 TRANSFORMERS_KEYS = frozenset({"transformers_version", "architectures", "dtype", "model_type"})
 # What transformers passes or adds in memory (`to_dict`, `from_pretrained`), never written to config.json.
@@ -138,9 +141,10 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         log_alpha_range: [low, high], natural logarithm of the reward's speed exponent at speed 0 and at speed 1. Given
             exactly when `speed_conditioned`.
         schema_version: version of this schema.
-        trained_for: record of the training set-up. Keys, all optional: base_model, base_model_revision, task, dataset
-            (one line of text), mask_token_id, block_length, max_new_tokens (integers; a block_length of None is full
-            diffusion), lineage (list of text, the policies this one started from, oldest first).
+        trained_for: record of the training set-up. Keys, all optional: base_model, base_model_revision, task, dataset,
+            hf_unmask_version (one line of text), mask_token_id, block_length, max_new_tokens (integers; a block_length
+            of None is full diffusion), lineage (list of text, the policies this one started from, oldest first; see
+            `extended_lineage`).
 
     Every value is checked on construction and again on saving; a bad one raises `PolicyLoadError`.
     """
@@ -259,6 +263,12 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
                 _check_text(f"trained_for.{key}", value)
             else:
                 _check_texts("trained_for.lineage", value)
+
+
+def extended_lineage(lineage: Sequence[str] | None, name: str) -> list[str]:
+    """A lineage with one more policy at its end; of too long a one the oldest are replaced by a note."""
+    whole = [*(lineage or []), name]
+    return whole if len(whole) <= _MOST_TEXTS else [LEFT_OUT, *whole[1 - _MOST_TEXTS :]]
 
 
 def own_keys() -> frozenset[str]:

@@ -1,26 +1,34 @@
-"""Policies on the Hub: a repository holds README.md, config.json and model.safetensors; only the last two are read."""
+"""Policies on the Hub: a repository holds README.md, config.json and model.safetensors; only the last two are read.
+
+What else it may hold is for others: ``custom_generate/`` for transformers, see ``hf_unmask.policy.drop_in``, and
+``.eval_results/`` for the Hub.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCardData
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.file_download import DryRunFileInfo
 
 from hf_unmask import __version__
 from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
-from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.policy.drop_in import drop_in_deletions, drop_in_files
+from hf_unmask.policy.files import CONFIG, MAX_BYTES, WEIGHTS, check_max_bytes
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CARD = "README.md"
 #: Every policy's card carries it; searching goes by it.
 TAG = "hf-unmask"
-#: Largest download without asking. The main policy has 1.3 MB; only a policy that reads hidden states is far larger.
-MAX_BYTES = 16 * 2**20
 
+#: What a rendered card says instead of the repository and the revision, until a push fills them in.
+REPOSITORY, REVISION = "<org/name>", "<revision>"
+
+_SEAL = re.compile(r"\n<!-- rendered by hf_unmask, [^\n]*-->\n\Z")
 _PUSHES = 3  # while a download runs, after which its result may be the last but one
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -63,8 +71,7 @@ def download_policy(
             GatedRepoError, RevisionNotFoundError, RemoteEntryNotFoundError, LocalEntryNotFoundError (offline and not
             in the cache), HFValidationError.
     """
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ValueError(f"`max_bytes` must be a positive int, got {max_bytes!r}")
+    check_max_bytes(max_bytes)
     api = hub_api(token)
     place: dict[str, Any] = {"repo_id": repo_id, "cache_dir": cache_dir, "local_files_only": local_files_only}
     for _ in range(_PUSHES):
@@ -147,11 +154,16 @@ def upload_policy(
     create_pr: bool | None = None,
     commit_message: str,
     token: str | bool | None = None,
+    extra: Sequence[str] = (),
+    with_custom_generate: bool = False,
 ) -> CommitInfo:
-    """Push the three files of ``folder`` as one commit; other files of the repository stay.
+    """Push the three files of ``folder``, and the ``extra`` ones, as one commit; other files of the repository stay.
 
     The repository and the branch are made if they do not exist. Whatever fails, the branch is at its old commit or at
-    the new one, never between them.
+    the new one, never between them. If the card has a placeholder for the revision, the commit is tagged with a name
+    that is made of the content of the other files, and this is what the card says: a commit cannot hold its own id. A
+    pull request is not tagged, its card names the branch. A push that fails at the tag has been committed; the same
+    push again makes the tag.
 
     Args:
         folder: holds README.md, config.json and model.safetensors.
@@ -161,6 +173,9 @@ def upload_policy(
         create_pr: open a pull request instead of changing the branch.
         commit_message: its first line names the commit, and the pull request.
         token: see ``hub_api``.
+        extra: paths of further files in ``folder``.
+        with_custom_generate: also push the code that lets ``model.generate(input_ids=ids, custom_generate=repo_id,
+            trust_remote_code=True)`` decode with the policy. False: remove it where an earlier push left it.
 
     Returns:
         The commit: a text, its URL, with ``oid`` and ``pr_url`` among its attributes.
@@ -171,40 +186,80 @@ def upload_policy(
     """
     api = hub_api(token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    _check_target(api, repo_id, private)
+    present = _check_target(api, repo_id, private)
     if branch is not None:
         api.create_branch(repo_id, branch=branch, exist_ok=True)
+        present = repository_files(repo_id, revision=branch, token=token)
     # Not `upload_folder`: it may spread an upload over several commits.
-    names = (CARD, CONFIG, WEIGHTS)
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
-    return api.create_commit(repo_id, operations, commit_message=commit_message, revision=branch, create_pr=create_pr)
+    contents = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, *extra)}
+    contents |= drop_in_files(repo_id) if with_custom_generate else {}
+    card = (folder / CARD).read_text("utf-8")
+    tag = None if create_pr or REVISION not in card else f"policy-{_digest(b''.join(contents.values()))}"
+    contents[CARD] = _filled(card, repo_id, tag or branch or "main").encode()
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=one) for name, one in contents.items()
+    ]
+    operations += drop_in_deletions(kept=contents, present=present)
+    done = api.create_commit(repo_id, operations, commit_message=commit_message, revision=branch, create_pr=create_pr)
+    if tag is not None:
+        api.create_tag(repo_id, tag=tag, revision=done.oid, exist_ok=True)
+    return done
 
 
-def _check_target(api: HfApi, repo_id: str, private: bool | None) -> None:
-    """The Hub ignores ``private`` for a repository that exists, and would let a mistyped name replace another model."""
+def repository_files(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str]:
+    """Paths of the files that a repository holds.
+
+    Args:
+        repo_id: ``org/name``.
+        revision: branch, tag or commit. None: the main branch.
+        token: see ``hub_api``.
+
+    Returns:
+        Every path, as somebody chose it: it may hold any character.
+
+    Raises:
+        OSError: the Hub client's own, unchanged.
+    """
+    return _paths(hub_api(token).model_info(repo_id, revision=revision))
+
+
+def _paths(found: ModelInfo) -> list[str]:
+    return [file.rfilename for file in found.siblings or []]
+
+
+def _check_target(api: HfApi, repo_id: str, private: bool | None) -> list[str]:
+    """The Hub ignores ``private`` for a repository that exists, and would let a mistyped name replace another model.
+
+    Returns the files of the main branch.
+    """
     found = api.model_info(repo_id)
     if private and not found.private:
         raise ValueError(f"{repo_id!r} exists and is public: nothing was pushed. Make it private on the Hub first")
     kind = (found.config or {}).get("model_type", UnmaskingPolicyConfig.model_type)
     if kind != UnmaskingPolicyConfig.model_type:
         raise ValueError(f"{repo_id!r} holds a {kind!r} model, which a policy would replace: nothing was pushed")
+    return _paths(found)
 
 
-def card_text(policy: UnmaskingPolicy, results: Any = None) -> str:
-    """README.md for ``policy``: what its config records, and no claim about its quality. ``results`` are not shown."""
-    del results
-    record = {key: value for key, value in sorted(policy.config.trained_for.items()) if value not in (None, [])}
-    base = str(record.get("base_model", ""))
-    named: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if is_repository(base) else {}
-    data = ModelCardData(library_name=TAG, tags=[TAG, "unmasking-policy", "diffusion-lm"], **named)
-    facts: dict[str, Any] = {"parameters": policy.num_parameters(), "observation": policy.config.observation}
-    facts |= {"action": policy.config.action, **record}
-    lines = ["---", data.to_yaml(), "---", "# Unmasking policy", ""]
-    lines += ["Decides which masked positions of a masked diffusion language model open at each denoising step."]
-    lines += ["It is of no use without that model, which is not part of this repository.", ""]
-    lines += [f"- {key}: {value}" for key, value in facts.items()]
-    lines += ["", "Loaded by `hf_unmask.LearnedUnmaskingSampler.from_pretrained`. No measured results are given here."]
-    return "\n".join(lines) + "\n"
+def seal(card: str) -> str:
+    """The card with a last line by which `is_rendered` knows that nobody has edited it."""
+    body = _SEAL.sub("", card).rstrip() + "\n"
+    return f"{body}\n<!-- rendered by hf_unmask, unedited as long as this fits: {_digest(body.encode())} -->\n"
+
+
+def is_rendered(card: str) -> bool:
+    """Whether a card is as it was rendered."""
+    return seal(card) == card
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _filled(card: str, repo_id: str, revision: str) -> str:
+    """The card with its placeholders filled in."""
+    filled = card.replace(REPOSITORY, repo_id).replace(REVISION, revision)
+    return seal(filled) if is_rendered(card) else filled
 
 
 def is_repository(name: str) -> bool:

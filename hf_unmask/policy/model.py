@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from hf_unmask.policy.config import UnmaskingPolicyConfig
+from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
+from hf_unmask.policy.files import MAX_BYTES, parse_weights, read_files, unfinished_config
 
 
 def time_features(time: Tensor, size: int) -> Tensor:
@@ -32,6 +35,16 @@ def rotate(x: Tensor, theta: float) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _check_loaded(policy: nn.Module, info: Mapping[str, Any]) -> None:
+    """Raise `PolicyLoadError` for what transformers only reports, or passes over."""
+    for kind, found in info.items():
+        if found:
+            raise PolicyLoadError(kind, sorted(map(str, found)), "none")
+    for name, tensor in policy.state_dict().items():
+        if not tensor.isfinite().all():
+            raise PolicyLoadError(name, "values that are not finite", "finite values")
 
 
 class UnmaskingPolicy(PreTrainedModel):
@@ -95,6 +108,50 @@ class UnmaskingPolicy(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, max_bytes: int = MAX_BYTES, **kwargs: Any
+    ) -> Any:
+        """As in transformers, so also through ``AutoModel``, but strict, and without pickles.
+
+        The files of a local folder are first read as `load_policy` reads them. From a repository transformers downloads
+        what it likes, which is checked when it is loaded: ``LearnedUnmaskingSampler.from_pretrained`` checks before.
+
+        Args:
+            pretrained_model_name_or_path, args, kwargs: those of transformers.
+            max_bytes: largest file to read from a folder.
+
+        Returns:
+            The policy in evaluation mode, with ``output_loading_info=True`` also what transformers reports.
+
+        Raises:
+            PolicyLoadError: something is missing, unknown, of a wrong type, shape or dtype, or not finite.
+            ValueError: ``use_safetensors=False``.
+        """
+        safe = kwargs.pop("use_safetensors", None)
+        if safe is False:
+            raise ValueError(f"`use_safetensors={safe}`: a policy is never read from a pickle; leave it out")
+        wanted = kwargs.pop("output_loading_info", False)
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            cls._check_folder(folder, max_bytes)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path, *args, use_safetensors=True, output_loading_info=True, **kwargs
+        )
+        policy, info = loaded
+        _check_loaded(policy, info)
+        return (policy, info) if wanted else policy
+
+    @classmethod
+    def _check_folder(cls, folder: Path, max_bytes: int) -> None:
+        config, weights = read_files(folder, max_bytes)
+        name = unfinished_config(weights)
+        if (folder / name).exists():  # transformers knows nothing of it
+            raise PolicyLoadError(name, "a save that was interrupted", "`load_policy`, and to save again")
+        with torch.device("meta"):
+            expected = cls(config).state_dict()
+        parse_weights(weights, expected)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
         """Refused: transformers would replace the repository's card by a generic one."""

@@ -10,9 +10,13 @@ from typing import Any, ClassVar, Self
 from huggingface_hub import CommitInfo
 
 from hf_unmask.denoisers import Denoiser
+from hf_unmask.policy.card import read_recipe, render_card, retagged
 from hf_unmask.policy.compatibility import block_differences, model_differences, warn_of
-from hf_unmask.policy.hub import CARD, MAX_BYTES, card_text, commit_of, upload_policy
+from hf_unmask.policy.drop_in import DROP_IN_TAG, drop_in_tags
+from hf_unmask.policy.files import MAX_BYTES
+from hf_unmask.policy.hub import CARD, REPOSITORY, commit_of, upload_policy
 from hf_unmask.policy.loading import find_policy, load_policy, save_policy
+from hf_unmask.policy.measured import read_measured
 from hf_unmask.policy.model import UnmaskingPolicy
 
 #: Options of the sampler that a spec may set, and their types.
@@ -77,7 +81,7 @@ class PretrainedPolicyMixin:
         """Write the policy's config.json and model.safetensors. The dials are not saved: they are chosen at use."""
         save_policy(self.policy, folder)
 
-    def push_to_hub(
+    def push_to_hub(  # noqa: PLR0913  (the usual options of the Hub)
         self,
         repo_id: str,
         *,
@@ -86,16 +90,37 @@ class PretrainedPolicyMixin:
         create_pr: bool | None = None,
         commit_message: str = "Upload an unmasking policy",
         token: str | bool | None = None,
+        results: str | Path | None = None,
+        license: str | None = None,
+        card: str | None = None,
+        benchmark: str | None = None,
+        with_custom_generate: bool = False,
     ) -> CommitInfo:
         """Push README.md, config.json and model.safetensors in one commit, and nothing else. The dials are not pushed.
 
-        Arguments, result and errors: `hf_unmask.policy.hub.upload_policy`. A policy that could not be loaded again is
-        a ``PolicyLoadError`` before anything is sent.
+        Further arguments, result and errors: `hf_unmask.policy.hub.upload_policy`. A policy that could not be loaded
+        again is a ``PolicyLoadError`` before anything is sent.
+
+        Args:
+            results: folder of an evaluation of this policy, for the card.
+            license: identifier of the policy's licence for the card, e.g. "apache-2.0".
+            card: text of README.md, used instead of a rendered one. A README.md that the repository has is replaced
+                either way, as by other libraries; its history keeps it.
+            benchmark: ``ORG/DATASET:TASK_ID``, only to put the accuracy in ``results`` on that leaderboard of the Hub.
+            with_custom_generate: add the folder ``custom_generate/``, and the tag of that name to the card: whoever has
+                this package installed then decodes with ``model.generate(input_ids=ids, custom_generate="org/name",
+                trust_remote_code=True)``, without importing it. A later push without it removes both.
         """
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work) / "policy"
             save_policy(self.policy, folder)
-            (folder / CARD).write_text(card_text(self.policy), encoding="utf-8")
+            origin = self.source.partition(";")[0]
+            if card is None:
+                recipe, tags = read_recipe(origin), drop_in_tags(with_custom_generate)
+                card = render_card(self.policy, results=results, recipe=recipe, license=license, name=origin, tags=tags)
+            card = retagged(card, DROP_IN_TAG, wanted=with_custom_generate)
+            (folder / CARD).write_text(card, encoding="utf-8")
+            extra = [] if benchmark is None else [_write_benchmark(folder, benchmark, results, origin)]
             return upload_policy(
                 folder,
                 repo_id,
@@ -104,6 +129,8 @@ class PretrainedPolicyMixin:
                 create_pr=create_pr,
                 commit_message=commit_message,
                 token=token,
+                extra=extra,
+                with_custom_generate=with_custom_generate,
             )
 
     def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
@@ -111,6 +138,16 @@ class PretrainedPolicyMixin:
         config = self.policy.config
         found = model_differences(config, denoiser) + block_differences(config, block_length, canvas)
         warn_of(found, self.source)
+
+
+def _write_benchmark(folder: Path, benchmark: str, results: str | Path | None, name: str) -> str:
+    """Write the file and return its path in the folder."""
+    if results is None:
+        raise ValueError(f"`benchmark={benchmark!r}` needs `results`, the folder of the evaluation on it")
+    path, text = read_measured(results, name, REPOSITORY).benchmark_file(benchmark)
+    (folder / path).parent.mkdir()
+    (folder / path).write_text(text, encoding="utf-8")
+    return path
 
 
 def _typed(key: str, text: str, kind: Any) -> Any:

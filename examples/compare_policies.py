@@ -1,0 +1,434 @@
+"""The packaged policies against every heuristic at equal budgets of forward passes, in the embedded environment.
+
+    torchrun --nproc-per-node 2 examples/compare_policies.py   # two processes of one thread: quickest on two cores
+    python examples/compare_policies.py                        # the same numbers from one process
+
+1. For each task and each regime that a policy was trained for, all dials of all heuristics are run on validation
+   problems, then all dials of the policies. Within each budget every method keeps the dial that was most accurate.
+2. The kept dials are run on held-out test problems, stochastic samplers with three seeds. Copies of the policies that
+   are blind to one input (confidences, mask bits, time, hidden states) run at the middle budget's dial, one seed.
+3. Tables go to stdout and OUT/policies.md, the numbers to OUT/policies.json. With --publish they are put into the
+   README, and each packaged policy gets its card, model_cards/NAME.md.
+
+``--also DIR...`` adds policies of other runs; ``--against DIR...`` are separate policies whose hypervolume is compared
+with that of the speed-conditioned policy. Stopped and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
+
+from hf_unmask.evaluation.contest import Round, budgets_of, contest, contest_table, dials_within
+from hf_unmask.evaluation.environment import environment
+from hf_unmask.evaluation.frontier import hypervolume_of, method_of
+from hf_unmask.evaluation.markdown import table
+from hf_unmask.evaluation.processes import Processes
+from hf_unmask.evaluation.records import OperatingPoint, Setting, iter_samples
+from hf_unmask.evaluation.statistics import paired_comparison, scores_by_prompt
+from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy
+from hf_unmask.policy.loading import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
+from hf_unmask.specs import parse_sampler
+from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
+
+#: Further dials of the quickest rule, which the small budgets ask for.
+MORE_GAMMAS = (2.4, 3.2, 4.8, 6.4)
+TEMPERATURES = (0.5, 1.0, 2.0)
+BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+SPEEDS = tuple(i / 8 for i in range(9))
+MIDDLE = 0.5
+START, END = "<!-- policies:start -->", "<!-- policies:end -->"
+BETA_DIAL, BLIND = ", beta dial", "blind "
+#: Inputs that are taken away: how the weights make the policy blind to them.
+INPUTS = ("confidences", "mask bits", "time", "hidden states")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run."""
+
+    problems: int = 500  # per task, of "test"
+    validation: int = 100  # per task, of "validation"
+    stride: int = 1  # every how many-th dial is tried
+
+
+def make_blind(policy: UnmaskingPolicy, name: str) -> bool:
+    """Take an input away in place: its weights become zero, or those of one constant value. False if it has none."""
+    with torch.no_grad():
+        if name == "confidences":
+            policy.confidence_projection.weight.zero_()
+        elif name == "mask bits":
+            policy.mask_embedding.weight[1] = policy.mask_embedding.weight[0]
+        elif name == "time":
+            first = policy.time_mlp[0]
+            half = policy.config.time_size // 2
+            first.bias += first.weight[:, :half].sum(-1)  # cosines at time 0; the sines are 0
+            first.weight.zero_()
+        elif policy.hidden_projection is None:
+            return False
+        else:
+            policy.hidden_projection.weight.zero_()
+    return True
+
+
+def method(spec: str) -> str:
+    """As in reports, with the beta dial of a speed-conditioned policy by itself."""
+    return method_of(spec) + (BETA_DIAL if "speed=" in spec and "beta=" in spec else "")
+
+
+def learned_specs(source: str) -> list[str]:
+    """The dials of a policy."""
+    name, config = f"learned:{source}", load_policy(find_policy(source)).config
+    if config.speed_conditioned:
+        swept = [f"{name};speed={speed}" for speed in SPEEDS]
+        cooled = [f"{spec};policy_temperature=0.5" for spec in swept]
+        scaled = [f"{name};speed={MIDDLE};beta={beta}" for beta in BETAS if beta != 1]
+        return [*swept, *cooled, *(scaled if config.trained_for.get("block_length") is None else [])]
+    return [f"{name};policy_temperature={heat};beta={beta}" for heat in TEMPERATURES for beta in BETAS]
+
+
+@dataclass
+class Measured:
+    """What is known of a task so far."""
+
+    tuning: list[OperatingPoint] = field(default_factory=list)  # on validation problems
+    testing: list[OperatingPoint] = field(default_factory=list)  # the dials kept, on test problems
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)  # by setting on test problems, by prompt
+
+
+class Run:
+    """The stages, in a folder."""
+
+    def __init__(self, plan: Plan, out: Path, sources: Sequence[str], conditioned: str):
+        self.plan, self.out, self.conditioned = plan, out, conditioned
+        self.model, self.tokenizer = load_tiny()
+        self.here = Processes.here()
+        self.configs = {source: load_policy(find_policy(source)).config for source in sources}
+
+    def say(self, text: str) -> None:
+        if self.here.first:
+            print(text, flush=True)
+
+    def regimes(self) -> list[int | None]:
+        found = [config.trained_for.get("block_length") for config in self.configs.values()]
+        return list(dict.fromkeys(found))
+
+    def heuristics(self, cell: Cell) -> list[str]:
+        """Specs of a regime, without those that are sure to spend more than its largest budget."""
+        most = max(budgets_of(setting_of(cell)))
+        rules = [spec for specs in grid(cell, self.plan.stride).values() for spec in specs]
+        rules += [str(parse_sampler(f"entropy_bound:gamma={gamma}")) for gamma in MORE_GAMMAS]
+        return [spec for spec in rules if ":k=" not in spec or expected(spec, cell) <= most]
+
+    def evaluate(self, cell: Cell, split: str, specs: Sequence[str], name: str) -> list[OperatingPoint]:
+        """A stage, in a folder of its own."""
+        tuning = split == "validation"
+        self.say(f"{cell.key}, {name}: {len(specs)} samplers")
+        return evaluate_cell(
+            self.model,
+            self.tokenizer,
+            cell,
+            split,
+            specs,
+            seeds=SEEDS[:1] if tuning or name.endswith(BLIND.strip()) else SEEDS,
+            limit=self.plan.validation if tuning else self.plan.problems,
+            out=self.folder(cell, name),
+        )
+
+    def folder(self, cell: Cell, name: str) -> Path:
+        return self.out / cell.task / cell.name / name
+
+    def scores(self, cell: Cell, name: str) -> dict[str, dict[int, float]]:
+        by_key: dict[str, list[Any]] = {}
+        for sample in iter_samples(self.folder(cell, name) / "samples.jsonl"):
+            by_key.setdefault(sample.setting.key, []).append(sample)
+        return {key: scores_by_prompt(samples) for key, samples in by_key.items()}
+
+    def both(self, cell: Cell, name: str, specs: Sequence[str], known: Measured) -> None:
+        """Tune on validation problems, then run what was best within any of the regime's budgets on test problems."""
+        budgets = budgets_of(setting_of(cell))
+        tuning = self.evaluate(cell, "validation", specs, f"{name}-validation")
+        kept = {p.setting.sampler: None for b in budgets for p in dials_within(tuning, b, method).values()}
+        known.tuning += tuning
+        if kept:
+            known.testing += self.evaluate(cell, "test", list(kept), f"{name}-test")
+            known.scores |= self.scores(cell, f"{name}-test")
+
+    def task(self, task: str) -> Iterator[tuple[str, Any]]:
+        """All stages of a task; names and contents of its results."""
+        cells = [Cell(task, block) for block in self.regimes()]
+        known = Measured()
+        for cell in cells:
+            self.both(cell, "heuristics", self.heuristics(cell), known)
+        homes = {source: Cell(task, config.trained_for.get("block_length")) for source, config in self.configs.items()}
+        for source, cell in homes.items():
+            specs = [str(parse_sampler(spec)) for spec in learned_specs(source)[:: self.plan.stride]]
+            self.both(cell, slug(source), specs, known)
+        for source, cell in homes.items():
+            for name in [f"learned:{source}", f"learned:{source}{BETA_DIAL}"]:
+                if any(method(p.setting.sampler) == name for p in known.tuning):
+                    rounds = contest(name, known.tuning, known.testing, known.scores, method=method)
+                    yield name, rounds
+            yield BLIND + source, self.blind(cell, source, known)
+
+    def blind(self, cell: Cell, source: str, known: Measured) -> list[dict[str, Any]]:
+        """The policy at the middle budget's dial, whole and blind to one input each."""
+        budget = budgets_of(setting_of(cell))[1]
+        here = [point for point in known.tuning if point.setting.block_length == cell.block_length]
+        dial = dials_within(here, budget, method).get(f"learned:{source}")
+        if dial is None:
+            return []
+        (whole,) = [point for point in known.testing if point.setting == test_setting(dial.setting)]
+        specs = {}
+        for name in INPUTS:
+            policy = load_policy(find_policy(source))
+            if make_blind(policy, name):
+                folder = self.out / "blind" / slug(source) / name.replace(" ", "-")
+                if self.here.first:
+                    save_policy(policy, folder)
+                self.here.wait()
+                specs[str(parse_sampler(dial.setting.sampler.replace(source, str(folder))))] = name
+        points = self.evaluate(cell, "test", list(specs), f"{slug(source)}-blind")
+        theirs = self.scores(cell, f"{slug(source)}-blind")
+        rows = [{"without": "nothing", "accuracy": whole.accuracy, "nfe": whole.nfe_mean, "lead": None}]
+        for point in points:
+            lead = paired_comparison(known.scores[whole.setting.key], theirs[point.setting.key])
+            row = {"without": specs[point.setting.sampler], "accuracy": point.accuracy, "nfe": point.nfe_mean}
+            rows.append(row | {"lead": [lead.difference, *lead.interval]})
+        return rows
+
+
+def slug(source: str) -> str:
+    """A policy's name as part of a file name."""
+    return source.removeprefix(BUILTIN).strip("/").replace("/", "-")
+
+
+def setting_of(cell: Cell) -> Setting:
+    """Of a cell, as budgets read it."""
+    length = answer_length(cell.task)
+    return Setting("", "tiny", "", cell.task, "", "", length, cell.block_length)
+
+
+def test_setting(setting: Setting) -> Setting:
+    """The same on test problems."""
+    return Setting(**{**asdict(setting), "dataset": setting.dataset.replace(":validation", ":test")})
+
+
+# ------------------------------------------------------------------------------------------------------ other questions
+
+
+def areas(run: Run, task: str, conditioned: str, separate: Sequence[str]) -> dict[str, Any]:
+    """Hypervolumes on test problems: one conditioned policy against several that were each trained for one price."""
+    cell = Cell(task, None)
+    sides = {
+        "conditioned": [f"learned:{conditioned};speed={speed}" for speed in SPEEDS],
+        "separate": [f"learned:{source}" for source in separate],
+        "separate, with their beta dials": [f"learned:{source};beta={beta}" for source in separate for beta in BETAS],
+    }
+    specs = list(dict.fromkeys(str(parse_sampler(spec)) for side in sides.values() for spec in side))
+    by_spec = {p.setting.sampler: p for p in run.evaluate(cell, "test", specs, "areas")}
+    found = {name: [by_spec[str(parse_sampler(spec))] for spec in side] for name, side in sides.items()}
+    return {
+        "hypervolume": {name: hypervolume_of(points).area for name, points in found.items()},
+        "points": {
+            point.setting.sampler: {"accuracy": point.accuracy, "nfe": point.nfe_mean} for point in by_spec.values()
+        },
+    }
+
+
+def calibrations(run: Run, source: str) -> list[dict[str, float]]:
+    """Dials found on validation problems for wanted forward passes, and what they spend on test problems."""
+    rows = []
+    sampler = parse_sampler(f"learned:{source}")
+    config = run.configs[source]
+    for task in TASKS:
+        cell = Cell(task, config.trained_for.get("block_length"))
+        options = {"max_new_tokens": answer_length(task), "block_length": cell.block_length}
+        prompts = {split: [p.prompt for p in held_out(task, split, 200)] for split in ("validation", "test")}
+        for target in targets(cell):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # what it would say is in the table
+                    found = sampler.calibrate(
+                        run.model, prompts["validation"], target_nfe=target, tokenizer=run.tokenizer, **options
+                    )
+            except ValueError as error:
+                rows.append({"task": task, "target": target, "error": str(error)})
+                continue
+            ids = run.tokenizer(prompts["test"], return_tensors="pt", padding=True, padding_side="left")
+            output = run.model.generate(
+                ids["input_ids"],
+                attention_mask=ids["attention_mask"],
+                sampler=found,
+                seed=1,
+                return_dict_in_generate=True,
+                **options,
+            )
+            rows.append(
+                {"task": task, "target": target, "dial": found.speed, "test_nfe": output.nfe.double().mean().item()}
+            )
+    return rows
+
+
+def targets(cell: Cell) -> tuple[float, ...]:
+    """Forward passes to ask for."""
+    return (4.0, 5.0, 6.0, 8.0) if cell.task == "chain_sum" else (1.5, 2.0)
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def report(found: dict[str, dict[str, Any]], extra: dict[str, Any]) -> str:
+    """Everything as Markdown."""
+    parts = []
+    for task, contents in found.items():
+        for name, content in contents.items():
+            if not name.startswith(BLIND):
+                parts.append(contest_table(f"{task}: `{name}`", content))
+            elif content:
+                parts.append(inputs_table(f"{task}: `learned:{name.removeprefix(BLIND)}` without", content))
+    if "areas" in extra:
+        rows = [[task, *map("{:.3f}".format, each["hypervolume"].values())] for task, each in extra["areas"].items()]
+        heads = next(iter(extra["areas"].values()))["hypervolume"]
+        parts.append(table(["hypervolume (reference: L forward passes, accuracy 0)", *heads], rows))
+    if "calibrations" in extra:
+        heads = ["`calibrate` on validation problems", "target NFE", "speed found", "NFE on test problems"]
+        parts.append(table(heads, [calibration_cells(row) for row in extra["calibrations"]]))
+    return "\n\n".join(parts)
+
+
+def calibration_cells(row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return [row["task"], f"{row['target']:g}", "-", row["error"]]
+    off = 100 * (row["test_nfe"] / row["target"] - 1)
+    return [row["task"], f"{row['target']:g}", f"{row['dial']:.3f}", f"{row['test_nfe']:.2f} ({off:+.0f} %)"]
+
+
+def inputs_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    def lead(row: dict[str, Any]) -> str:
+        return "" if row["lead"] is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in row["lead"]))
+
+    lines = [[row["without"], f"{100 * row['accuracy']:.1f}", f"{row['nfe']:.2f}", lead(row)] for row in rows]
+    return table([title, "accuracy", "NFE", "lead of the whole policy"], lines)
+
+
+# --------------------------------------------------------------------------------------------------------------- cards
+
+_LIMITS = """## Limits
+
+It decides for the embedded model, on its two tasks, with answers of their lengths; its hidden states, where it reads
+them, are this model's alone. In another regime or on other lengths it can be used, and warns; nothing was measured
+there. Which tokens are written is the model's choice alone, so an answer is never better than the model."""
+
+
+def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], measured: str) -> str:
+    """Everything that is known about a policy; the numbers are those of this run and of its config."""
+    name, config = source.removeprefix(BUILTIN), run.configs[source]
+    policy = load_policy(find_policy(source))
+    reads = ["the largest token probability" if config.top_k == 1 else f"the {config.top_k} largest probabilities"]
+    reads += ["whether it is masked", "how far denoising has come"]
+    reads += [f"the model's last hidden state ({config.hidden_input_size} numbers)"] if config.hidden_input_size else []
+    facts = {
+        "parameters": f"{policy.num_parameters():,}, float32, one transformer layer of width {config.hidden_size}",
+        "reads of each position": ", ".join(reads),
+        "sees": "all positions of the answer" if config.observation == "canvas" else "its block",
+        "decides": f"which of them open now ({config.action})",
+        "trained for": ", ".join(f"{key} {value}" for key, value in config.trained_for.items() if value is not None),
+    }
+    if config.speed_conditioned:
+        low, high = (f"{math.exp(config.log_alpha(speed)):.2g}" for speed in (0.0, 1.0))
+        facts["dial"] = f"`speed` from 0 to 1: price of a step (alpha) from {low} to {high}"
+    regime = "full diffusion" if config.trained_for.get("block_length") is None else "blocks"
+    parts = [
+        f"# {name}",
+        f"An unmasking policy of the embedded model for {regime}: `LearnedUnmaskingSampler.from_pretrained"
+        f'("{source}")`.',
+        table(["", ""], list(facts.items())),
+        "## Training",
+        f"`python examples/train_policy_tiny.py --policy {name.removeprefix('tiny-')}` with one thread: imitation of "
+        "heuristics on problems they solve, then GRPO with the reward correctness times speed; the checkpoint is the "
+        "one with the largest reward on validation problems. Seed 0.",
+        "## Against heuristics at equal budgets",
+        "Accuracy in %, in round brackets mean forward passes per answer (NFE) on test problems, in square brackets "
+        "95 % intervals over prompts; leads are the policy's, in points, paired on the same prompts. Dials were "
+        "chosen on validation problems, the policy's with 3 % to spare; the best heuristic is chosen on the test "
+        "problems, in its favour. Rules that know that text is written from the left have rows of their own.",
+    ]
+    mine = {
+        task: {n: c for n, c in each.items() if n.removesuffix(BETA_DIAL).endswith(source)}
+        for task, each in found.items()
+    }
+    parts += [report(mine, extra if source == run.conditioned else {}), f"({measured})", _LIMITS]
+    return "\n\n".join(parts) + "\n"
+
+
+def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], command: str) -> None:
+    """Cards of the packaged policies, and the contests of the speed-conditioned one in the README."""
+    root = Path(__file__).resolve().parent.parent
+    facts = environment(torch.device("cpu"), run.here.count)
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("hf_unmask", "torch", "transformers"))
+    measured = (
+        f"{run.plan.problems} test problems per task, dials chosen on {run.plan.validation} validation problems, "
+        f"stochastic samplers with {len(SEEDS)} seeds, {facts['date'][:10]}, {versions}, {facts['hardware']}; "
+        f"`{command}`"
+    )
+    for source in run.configs:
+        if source.startswith(BUILTIN):
+            path = root / "model_cards" / f"{source.removeprefix(BUILTIN)}.md"
+            path.write_text(card(source, run, found, extra, measured), "utf-8")
+    shown = f"learned:{run.conditioned}"
+    contests = {task: {shown: each[shown]} for task, each in found.items() if shown in each}
+    put_between(root / "README.md", START, END, [report(contests, {}), f"({measured})"])
+
+
+def as_plain(content: Sequence[Any]) -> list[Any]:
+    return [asdict(one) if isinstance(one, Round) else one for one in content]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/policies"), help="folder for all results")
+    parser.add_argument("--quick", action="store_true", help="few problems and dials, to see that it works")
+    parser.add_argument("--also", nargs="*", default=[], help="folders of further policies")
+    parser.add_argument("--conditioned", default=f"{BUILTIN}tiny-speed", help="the speed-conditioned policy")
+    parser.add_argument("--against", nargs="*", default=[], help="separate policies for the hypervolume")
+    parser.add_argument("--publish", action="store_true", help="write README's tables and the cards")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    plan = Plan(problems=20, validation=10, stride=6) if args.quick else Plan()
+    warnings.simplefilter("ignore", PolicyMismatchWarning)
+    packaged = [f"{BUILTIN}{folder.name}" for folder in sorted(PACKAGED.glob("tiny-*"))]
+    run = Run(plan, args.out, [*packaged, *args.also], args.conditioned)
+    found = {task: dict(run.task(task)) for task in TASKS}
+    extra: dict[str, Any] = {}
+    if args.against:
+        extra["areas"] = {task: areas(run, task, args.conditioned, args.against) for task in TASKS}
+    if not run.here.first:
+        return
+    if args.conditioned in run.configs:
+        extra["calibrations"] = calibrations(run, args.conditioned)
+    text = report(found, extra)
+    run.say(text)
+    (args.out / "policies.md").write_text(text + "\n", "utf-8")
+    plain = {task: {name: as_plain(content) for name, content in each.items()} for task, each in found.items()}
+    (args.out / "policies.json").write_text(json.dumps({"tasks": plain, **extra}, indent=1) + "\n", "utf-8")
+    if args.publish:
+        starter = ["torchrun", "--nproc-per-node", str(run.here.count)] if run.here.count > 1 else ["python"]
+        publish(run, found, extra, shlex.join([*starter, *sys.argv]))
+    run.say(f"This run took {duration(time.perf_counter() - started)}.")
+
+
+if __name__ == "__main__":
+    main()

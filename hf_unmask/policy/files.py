@@ -1,0 +1,156 @@
+"""The two files of a policy, read strictly.
+
+A folder may come from anybody. So at most `max_bytes` are read, from regular files inside the folder only; names, types
+and shapes are compared before memory is spent on tensors; no other file is opened and nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from hf_unmask.policy.config import (
+    TRANSFORMERS_KEYS,
+    PolicyLoadError,
+    UnmaskingPolicyConfig,
+    check_keys,
+    own_keys,
+    shown,
+)
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+#: Largest policy without asking. The main policy has 1.3 MB; only one that reads hidden states is far larger.
+MAX_BYTES = 16 * 2**20
+# Largest JSON text, as a config or as the header of the weights: parsed JSON takes many times its size.
+_MAX_JSON = 2**20
+_HINT = " (the argument `max_bytes` raises this limit)"
+_BOTH = f"a folder with {CONFIG} and {WEIGHTS}"
+
+
+def check_max_bytes(max_bytes: int) -> None:
+    """Raise ValueError unless it is a positive integer."""
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ValueError(f"`max_bytes` must be a positive int, got {max_bytes!r}")
+
+
+def read_files(folder: Path, max_bytes: int) -> tuple[UnmaskingPolicyConfig, bytes]:
+    """The config, checked, and the content of the weights, not yet looked at.
+
+    Raises:
+        PolicyLoadError: a file is missing, unreadable or no regular file of the folder, the config is not what it must
+            be, or a file is larger than ``max_bytes``.
+        ValueError: ``max_bytes`` is no positive integer.
+    """
+    check_max_bytes(max_bytes)
+    weights = _read(folder, WEIGHTS, max_bytes)
+    unfinished = unfinished_config(weights)  # left by a save that was killed between its renames
+    name = unfinished if (folder / unfinished).is_file() else CONFIG
+    return _parse_config(_read(folder, name, min(max_bytes, _MAX_JSON))), weights
+
+
+def unfinished_config(weights: bytes) -> str:
+    """Name of a config that waits to become config.json once these weights are in place."""
+    return f".config-{hashlib.sha256(weights).hexdigest()[:16]}.json"
+
+
+def _read(folder: Path, name: str, limit: int) -> bytes:
+    """A regular file of at most ``limit`` bytes. Anything else is not even opened: a pipe would never end."""
+    try:
+        path = (folder / name).resolve(strict=True)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise PolicyLoadError(name, f"something else ({stat.filemode(status.st_mode)})", "a regular file")
+        if not any(path.is_relative_to(place) for place in _places(folder)):
+            raise PolicyLoadError(name, "a link that leaves the folder", "a file in the folder")
+        if status.st_size > limit:
+            hint = _HINT if name == WEIGHTS or limit < _MAX_JSON else ""
+            raise PolicyLoadError(name, f"{status.st_size:,} bytes", f"at most {limit:,}{hint}")
+        with path.open("rb") as file:
+            data = file.read(status.st_size + 1)
+    except FileNotFoundError as error:
+        raise PolicyLoadError(name, f"no such file in {str(folder)!r}", _BOTH) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise PolicyLoadError(name, f"an unreadable file ({error})", _BOTH) from error
+    if len(data) != status.st_size:
+        raise PolicyLoadError(name, "a file that changes while it is read", f"{status.st_size:,} bytes")
+    return data
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where the files may lie: in the folder or, for a snapshot in the Hub's cache, in the two stores it links to."""
+    root = folder.resolve()
+    repository = root.parent.parent
+    if root.parent.name == "snapshots" and repository.name.startswith("models--"):
+        return [root, repository / "blobs", repository.parent / "blobs"]
+    return [root]
+
+
+def _parse_json(text: bytes, name: str) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Readers differ in which of two equal keys counts."""
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise PolicyLoadError(key, f"twice in {name}", "each key once")
+            values[key] = value
+        return values
+
+    try:
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=once)
+    except PolicyLoadError:
+        raise
+    except (ValueError, RecursionError) as error:  # ValueError: also no UTF-8, or an integer of thousands of digits
+        raise PolicyLoadError(name, f"no readable JSON ({error})", "a JSON object") from error
+    if not isinstance(values, dict):
+        raise PolicyLoadError(name, type(values).__name__, "a JSON object")
+    return values
+
+
+def _parse_config(text: bytes) -> UnmaskingPolicyConfig:
+    values = _parse_json(text, CONFIG)
+    if values.get("model_type") != UnmaskingPolicyConfig.model_type:
+        raise PolicyLoadError("model_type", shown(values.get("model_type")), repr(UnmaskingPolicyConfig.model_type))
+    check_keys(set(values), own_keys() | TRANSFORMERS_KEYS)
+    if values.get("dtype", "float32") != "float32":
+        raise PolicyLoadError("dtype", shown(values["dtype"]), "'float32'")
+    config: UnmaskingPolicyConfig = UnmaskingPolicyConfig.from_dict(values)
+    return config
+
+
+def parse_weights(data: bytes, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must be those of ``expected``, in float32 and finite."""
+    _check_header(data, expected)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:  # offsets that leave holes, overlap or miss the file's end
+        raise PolicyLoadError(WEIGHTS, f"an unreadable file ({error})", "a safetensors file") from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise PolicyLoadError(name, "values that are not finite", "finite values")
+    return tensors
+
+
+def _check_header(data: bytes, expected: dict[str, Tensor]) -> None:
+    """Compare the tensors that the file declares: [length of the header, 8 bytes] [header, JSON] [values]."""
+    length, most = int.from_bytes(data[:8], "little"), min(len(data) - 8, _MAX_JSON)
+    if len(data) < 8 or length > most:
+        raise PolicyLoadError(WEIGHTS, f"{len(data):,} bytes, of these {length:,} of header", "a safetensors file")
+    found = _parse_json(data[8 : 8 + length], WEIGHTS)
+    found.pop("__metadata__", None)
+    for name in sorted(expected.keys() - found.keys()):
+        raise PolicyLoadError(name, "no such tensor", f"shape {list(expected[name].shape)}")
+    for name in sorted(found.keys() - expected.keys()):
+        raise PolicyLoadError(name, "an unknown tensor", "no tensor of that name")
+    for name, entry in found.items():
+        shape, entry = list(expected[name].shape), entry if isinstance(entry, dict) else {}
+        if entry.get("shape") != shape:
+            raise PolicyLoadError(name, f"shape {shown(entry.get('shape'))}", f"shape {shape}")
+        if entry.get("dtype") != "F32":
+            raise PolicyLoadError(name, f"dtype {shown(entry.get('dtype'))}", "dtype 'F32', float32")

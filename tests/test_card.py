@@ -1,0 +1,220 @@
+"""Model cards: what they say comes from records, is valid for the Hub, and claims nothing that was not measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hub_client import policy_of
+from huggingface_hub import ModelCard
+from loopback_hub import front_matter
+from report_folder import point, setting, shares, write
+from typer.testing import CliRunner
+
+from hf_unmask.cli import app
+from hf_unmask.evaluation.records import read_results, write_results
+from hf_unmask.policy import save_policy
+from hf_unmask.policy.card import folder_card, render_card, retagged
+from hf_unmask.policy.drop_in import DROP_IN_TAG
+from hf_unmask.policy.hub import is_rendered, seal
+from hf_unmask.policy.measured import read_measured
+
+RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": None, "max_new_tokens": 16}
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("evaluation"), ["sums", "puzzles"])
+
+
+@pytest.fixture
+def policy():
+    return policy_of(**RECORD, lineage=["org/first@abc", "<b>second</b>"], dataset="openai/gsm8k:main:train")
+
+
+def rewritten(folder: Path, path: Path, **changes) -> Path:
+    """The results of a folder, with fields of the settings changed; without answers."""
+    path.mkdir()
+    points = read_results(folder / "results.json")
+    write_results(path / "results.json", [replace(p, setting=replace(p.setting, **changes)) for p in points])
+    return path
+
+
+def test_a_card_without_results_claims_nothing(policy):
+    """Numbers of another policy, or metadata that make the Hub list results."""
+    text = render_card(policy)
+    data = front_matter(text)
+    assert "No measured results are given here" in text and "%" not in text
+    assert not {"model-index", "metrics", "license"} & data.keys()
+    assert data["base_model"] == "org/denoiser" and data["base_model_relation"] == "adapter"
+    assert data["library_name"] == "hf-unmask" and "hf-unmask" in data["tags"] and "grpo" not in data["tags"]
+    assert data["datasets"] == ["openai/gsm8k"]
+    assert f"{policy.num_parameters():,} parameters" in text
+    assert "none: full diffusion" in text and "max_new_tokens=16, block_length=None" in text
+    assert "1. `org/first@abc`\n2. `<b>second</b>`" in text
+    assert "settings of the training were not saved" in text and "not all recorded" not in text
+
+
+def test_a_model_without_a_repository_is_no_base_model():
+    """A link to somebody else's repository, or to none."""
+    for name in ("tiny", "my model", "/home/me/model"):
+        text = render_card(policy_of(base_model=name))
+        assert not {"base_model", "base_model_relation"} & front_matter(text).keys()
+        assert f"`{name}`" in text and "not all recorded" in text
+
+
+def test_metadata_is_valid_and_holds_every_operating_point(policy, evaluation):
+    """Metadata that the Hub rejects, or results of heuristics published as the policy's."""
+    text = render_card(policy, results=evaluation, license="apache-2.0", recipe={"seed": 3, "hub_token": "hf_secret"})
+    data = ModelCard(text).data
+    assert data.license == "apache-2.0" and data.metrics == ["exact"] and {"grpo", "trl"} <= set(data.tags)
+    found = {(r.task_name, r.metric_type, r.metric_value) for r in data.eval_results}
+    expected = {
+        (p.setting.task, kind, value)
+        for p in read_results(evaluation / "results.json")
+        if "learned" in p.setting.sampler
+        for kind, value in (("accuracy", p.accuracy), ("nfe", p.nfe_mean))
+    }
+    assert found == expected and len(data.eval_results) == 8
+    assert "hf_secret" not in text and "| `seed` | `3` |" in text
+
+
+def test_the_body_compares_at_equal_settings(policy, evaluation):
+    """A policy that loses, shown as if it won; verdicts without the answers they need."""
+    text = render_card(policy, results=evaluation)
+    assert "`learned:<org/name>;speed=0.5` | sums | tiny | blocks of 8 | 16 | 30.0 [20.0, 40.0] | 4.0" in text
+    assert "90.0 (4.0) [80.0, 100.0] `confidence:k=4`, blocks of 8" in text and "not distinguishable" in text
+    assert "### Across settings" in text and "| learned:<org/name>;speed=0.5 | 77.5 % @ 4.0 |" in text
+    assert "Measured with torch 2.13, commit abc." in text
+
+
+def test_what_is_missing_is_said(policy, evaluation, tmp_path):
+    """An empty table, a verdict out of nothing, a heuristic that was never run."""
+    text = render_card(policy, results=rewritten(evaluation, tmp_path / "no answers", temperature=0.0))
+    assert "not compared" in text and "not distinguishable" not in text
+    (tmp_path / "alone").mkdir()
+    alone = [replace(point(setting("learned:policy"), shares(3, 4), 4.0), environment={})]
+    write_results(tmp_path / "alone" / "results.json", alone)
+    text = render_card(policy, results=tmp_path / "alone")
+    assert "No heuristic was measured" in text and "### Across settings" not in text
+    assert "versions and hardware that were not recorded" in text
+
+
+def test_no_path_of_the_machine_is_published(policy, evaluation, tmp_path):
+    """The name of a user, or of a secret project, in a public card."""
+    folder = rewritten(
+        *(evaluation, tmp_path / "paths"),
+        **{"model": "/home/me/denoiser", "dataset": "/home/me/data.jsonl", "metric": "/home/me/exact.py"},
+    )
+    points = read_results(folder / "results.json")
+    local = [replace(p.setting, sampler=p.setting.sampler.replace(":policy", ":/home/me/run")) for p in points]
+    write_results(folder / "results.json", [replace(p, setting=s) for p, s in zip(points, local, strict=True)])
+    text = render_card(policy, results=folder, recipe={"output_dir": "/home/me/run", "seed": 1})
+    assert "/home/me" not in text and "| denoiser |" in text and front_matter(text)["metrics"] == ["exact"]
+
+
+def test_results_of_several_policies_need_the_right_name(policy, evaluation, tmp_path):
+    """Numbers of another policy in this one's card."""
+    points = read_results(evaluation / "results.json")
+    other = [replace(p, accuracy=0.01, setting=replace(p.setting, sampler="learned:other")) for p in points[:1]]
+    write_results(tmp_path / "results.json", [*points, *other])
+    with pytest.raises(ValueError, match="policy, other.*none called 'mine'"):
+        render_card(policy, results=tmp_path, name="mine")
+    assert "`learned:<org/name>` | sums | tiny | full diffusion | 16 | 1.0 [" in render_card(
+        policy, results=tmp_path, name="other"
+    )
+    write_results(tmp_path / "results.json", [p for p in points if "learned" not in p.setting.sampler])
+    with pytest.raises(ValueError, match="no results of a policy"):
+        render_card(policy, results=tmp_path)
+    with pytest.raises(ValueError, match="results.json"):
+        render_card(policy, results=tmp_path / "nowhere")
+
+
+def test_a_benchmark_needs_its_form_and_its_results(evaluation):
+    """An entry on a public leaderboard with a value measured on something else."""
+    measured = read_measured(evaluation, None, "org/policy")
+    for wrong in ("gsm8k", "openai/gsm8k", "openai/gsm8k:a/../b"):
+        with pytest.raises(ValueError, match="ORG/DATASET:TASK_ID"):
+            measured.benchmark_file(wrong)
+    with pytest.raises(ValueError, match="only on problems"):
+        measured.benchmark_file("openai/gsm8k:gsm8k")
+
+
+def test_a_hand_edited_card_is_known(policy):
+    """Edits that a new rendering deletes."""
+    text = render_card(policy)
+    assert is_rendered(text) and seal(text) == text
+    for edited in (text + "more\n", text.replace("## Limits", "## Limit"), "by hand", text.rpartition("\n<!--")[0]):
+        assert not is_rendered(edited)
+
+
+def test_the_card_of_a_folder(policy, evaluation, tmp_path):
+    """A card that is rendered over a written one, or an old rendering that hides new results."""
+    save_policy(policy, tmp_path)
+    (tmp_path / "training_args.json").write_text(json.dumps({"seed": 11, "output_dir": "/x"}))
+    rendered = folder_card(policy, tmp_path)
+    assert "| `seed` | `11` |" in rendered and "/x" not in rendered
+    (tmp_path / "README.md").write_text(rendered)
+    assert folder_card(policy, tmp_path) == rendered
+    assert "### Against heuristics" in folder_card(policy, tmp_path, results=evaluation)
+    (tmp_path / "README.md").write_text("by hand")
+    assert folder_card(policy, tmp_path) == "by hand"
+    with pytest.raises(ValueError, match="edited by hand"):
+        folder_card(policy, tmp_path, results=evaluation)
+    (tmp_path / "training_args.json").write_text("[]")
+    (tmp_path / "README.md").unlink()
+    with pytest.raises(ValueError, match="JSON object, got list"):
+        folder_card(policy, tmp_path)
+
+
+def test_command_card(policy, evaluation, tmp_path, library_logging):
+    """A command that prints something else than the card, or writes over a file of the user's."""
+    save_policy(policy, tmp_path / "policy")
+    output = tmp_path / "README.md"
+
+    def call(*options):
+        return CliRunner().invoke(app, ["card", str(tmp_path / "policy"), *map(str, options)])
+
+    done = call("--results", evaluation, "--license", "mit")
+    assert done.exit_code == 0 and done.stdout == render_card(policy, results=evaluation, license="mit")
+    assert call("--output", output).exit_code == call("--output", output).exit_code == 0
+    assert output.read_text() == render_card(policy)
+    output.write_text("mine")
+    done = call("--output", output)
+    assert done.exit_code == 2 and "edited by hand" in done.stderr and output.read_text() == "mine"
+
+
+# With code for transformers
+
+
+def test_a_card_tells_of_code_only_if_there_is_some(policy, tmp_path):
+    """Catches a snippet that cannot work, and a repository with code that nobody finds by its tag."""
+    call = 'custom_generate="<org/name>", trust_remote_code=True)'
+    plain, telling = render_card(policy), folder_card(policy, tmp_path, tags=[DROP_IN_TAG])
+    assert call in telling and DROP_IN_TAG in front_matter(telling)["tags"]
+    assert DROP_IN_TAG not in plain and is_rendered(plain) and is_rendered(telling)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_given_card_gets_and_loses_the_tag_and_stays_what_it_was(policy, evaluation, edited):
+    """Catches an edited card that counts as rendered afterwards, or the reverse, and other metadata that are lost."""
+    card = render_card(policy, results=evaluation) + ("\nBy hand.\n" if edited else "")
+    tagged = retagged(card, DROP_IN_TAG, wanted=True)
+    before, after = front_matter(card), front_matter(tagged)
+    assert after == {**before, "tags": [*before["tags"], DROP_IN_TAG]}
+    assert is_rendered(tagged) is not edited and retagged(tagged, DROP_IN_TAG, wanted=True) == tagged
+    assert retagged(tagged, DROP_IN_TAG, wanted=False) == card
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_card_without_metadata_stays_as_it_is(wanted):
+    """Catches metadata that nobody wrote."""
+    card = "# By hand, about custom_generate\n"
+    assert retagged(card, DROP_IN_TAG, wanted=wanted) == card
+
+
+def test_metadata_that_cannot_be_read_are_no_traceback():
+    with pytest.raises(ValueError, match="metadata of the card cannot be read"):
+        retagged("---\ntags: [\n---\n# Card\n", DROP_IN_TAG, wanted=True)

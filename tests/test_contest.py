@@ -1,0 +1,104 @@
+"""A policy against heuristics within budgets: who is compared with whom, at which dial."""
+
+from __future__ import annotations
+
+import pytest
+from operating_points import SETTING, operating_point
+
+from hf_unmask.evaluation.contest import ANYWHERE, HEURISTIC, budgets_of, contest, contest_table, dials_within
+from hf_unmask.evaluation.records import Setting
+
+POLICY = "learned:here"
+
+
+def setting(length, block):
+    return Setting(**SETTING | {"max_new_tokens": length, "block_length": block})
+
+
+@pytest.mark.parametrize(
+    ("length", "block", "expected"),
+    [
+        (256, None, (16, 32, 64)),
+        (40, None, (4, 5, 10)),
+        (24, 24, (4, 3, 6)),
+        (256, 32, (12, 16, 32)),
+        (40, 8, (7.5, 10, 20)),
+        (20, 8, (4.5, 6, 12)),
+    ],
+)
+def test_budgets(length, block, expected):
+    """A short answer whose smallest budget is no budget; a last short block that is not counted."""
+    assert budgets_of(setting(length, block)) == expected
+
+
+def test_each_method_brings_its_most_accurate_dial_within_the_budget():
+    """A dial that spends more than the budget, or the fastest instead of the best one."""
+    points = [
+        operating_point(2, 0.5, sampler="threshold:threshold=0.3"),
+        operating_point(4, 0.7, sampler="threshold:threshold=0.6"),
+        operating_point(5, 0.9, sampler="threshold:threshold=0.9"),
+        operating_point(6, 0.9, sampler="confidence"),
+        operating_point(3.95, 0.9, sampler=POLICY),  # a stochastic sampler may spend more on other problems
+        operating_point(3.8, 0.8, sampler=f"{POLICY};beta=2.0"),
+    ]
+    found = dials_within(points, 4.0)
+    assert {name: p.accuracy for name, p in found.items()} == {"threshold": 0.7, POLICY: 0.8}
+
+
+def measured(nfe, accuracy, scores, **setting):
+    """A point on validation problems, the same on test problems, and what scored there."""
+    tuning = operating_point(nfe, accuracy, dataset="validation", **setting)
+    point = operating_point(nfe, sum(scores) / len(scores), dataset="test", **setting)
+    return tuning, point, {point.setting.key: dict(enumerate(scores))}
+
+
+@pytest.fixture
+def rounds():
+    """Twenty prompts; full diffusion of 32 positions, budgets 4, 4 and 8; and blocks of 8."""
+    full = {"block_length": None}
+    runs = [
+        measured(3, 0.9, [1] * 18 + [0] * 2, sampler=POLICY, **full),
+        measured(7, 0.6, [1] * 19 + [0], sampler=f"{POLICY};beta=0.5", **full),
+        measured(4, 0.5, [1] * 10 + [0] * 10, sampler="threshold", **full),
+        measured(4, 0.4, [1] * 12 + [0] * 8, sampler="margin", **full),
+        measured(4, 0.8, [1] * 16 + [0] * 4, sampler="left_to_right:k=8", **full),
+        measured(4, 0.8, [1] * 17 + [0] * 3, sampler="eos_suppress(threshold)", **full),
+        measured(3, 0.8, [1] * 2 + [0] * 18, sampler="learned:other", **full),
+        measured(4, 0.5, [1] * 20, sampler="threshold", block_length=8),
+        measured(8, 0.5, [1] * 20, sampler="confidence", block_length=8),
+    ]
+    scores = {key: value for *_, each in runs for key, value in each.items()}
+    return contest(POLICY, [run[0] for run in runs], [run[1] for run in runs], scores)
+
+
+def test_rivals_by_role(rounds):
+    """A rule that writes from the left, another policy or another regime that passes as the best heuristic."""
+    first = rounds[0]
+    assert [one.budget for one in rounds] == [4, 4, 8] and first.point.accuracy == 0.9
+    by_role = {rival.role: rival for rival in first.rivals}
+    assert by_role.keys() == {HEURISTIC, ANYWHERE, "left_to_right", "eos_suppress(threshold)", "learned:other"}
+    assert by_role[HEURISTIC].point.setting.sampler == "margin"  # on test problems, in its favour
+    assert by_role[ANYWHERE].point.setting.block_length == 8
+    assert by_role[HEURISTIC].comparison.difference == pytest.approx(0.3)
+    assert by_role[ANYWHERE].comparison.difference == pytest.approx(-0.1)
+
+
+def test_the_dial_is_chosen_on_validation_problems(rounds):
+    """A dial that looks best on the test problems only: its 95 % there must not be reported."""
+    assert rounds[2].point.setting.sampler == POLICY
+
+
+def test_a_policy_without_points():
+    """A misspelt policy whose table is empty."""
+    with pytest.raises(ValueError, match="learned:nowhere"):
+        contest("learned:nowhere", [operating_point(1, 0.5)], [], {})
+
+
+def test_a_budget_that_no_dial_keeps(rounds):
+    """A crash, or a row that silently shows a slower dial."""
+    tuning, point, scores = measured(9, 0.9, [1] * 20, sampler=POLICY, block_length=None)
+    found = contest(POLICY, [tuning], [point], scores)
+    assert all(one.point is None and one.rivals == () for one in found)
+    lines = contest_table("t", [*rounds, *found]).splitlines()
+    assert lines[0].count("at most") == 6 and "| - |" in lines[2]
+    assert any(line.startswith(f"| {HEURISTIC} |") and "lead +30.0 [" in line for line in lines)
