@@ -39,7 +39,7 @@ LAYERS = [
     ["policy.card"],
     ["policy.loading"],
     ["policy.pretrained"],
-    ["stopping", "recording", "policy.decision"],
+    ["stopping", "recording", "policy.decision", "integrations.block"],
     ["policy"],
     ["generation", "integrations.random_canvas"],
     ["attaching", "calibration", "compat", "samplers.base"],

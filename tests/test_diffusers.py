@@ -109,7 +109,7 @@ def test_rows_stop_at_the_end_of_text(model):
 def test_what_a_scheduler_cannot_give_is_refused(tmp_path):
     """A policy that sees zeros where it expects the whole canvas."""
     UnmaskingPolicy(UnmaskingPolicyConfig(observation="canvas")).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="reads the whole canvas, but a scheduler sees the logits of the active block"):
+    with pytest.raises(ValueError, match="reads the whole canvas, but a scheduler sees the active block only"):
         LearnedUnmaskingScheduler(f"learned:{tmp_path}")
     scheduler = LearnedUnmaskingScheduler("threshold")
     with pytest.raises(ValueError, match="`num_inference_steps` must be at least 1, got 0"):

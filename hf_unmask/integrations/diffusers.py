@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unmask.reading import TokenDraw, read
+from hf_unmask.integrations.block import Decision, decide_block, drawn_noise, require_usable
 from hf_unmask.specs import parse_sampler
-from hf_unmask.step import Noise, SamplerProtocol, State, Step
+from hf_unmask.step import SamplerProtocol, State
 
 try:
     import diffusers
@@ -42,18 +42,6 @@ if not Version("0.42") <= Version(diffusers.__version__) < Version("0.43"):
         f"hf_unmask.integrations.diffusers is written for diffusers>=0.42,<0.43, found {diffusers.__version__}: "
         "pip install 'hf_unmask[diffusers]'"
     )
-
-
-class _Drawn(TokenDraw):
-    """Tokens that were drawn already, [B, W] long."""
-
-    def __init__(self, tokens: Tensor):
-        super().__init__()
-        object.__setattr__(self, "tokens", tokens)
-
-    def __call__(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        del logits, noise
-        return self.tokens  # type: ignore[attr-defined, no-any-return]
 
 
 class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is not typed
@@ -78,12 +66,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
         """
         del block_length, canvas_length  # registered, and read from the config
         self.sampler: SamplerProtocol = parse_sampler(sampler)
-        needs = self.sampler.needs
-        if "hidden" in needs.quantities or needs.where == "canvas":
-            raise ValueError(
-                f"sampler {sampler!r} reads {'hidden states' if 'hidden' in needs.quantities else 'the whole canvas'}, "
-                "but a scheduler sees the logits of the active block only: use a policy with observation='block'"
-            )
+        require_usable(self.sampler, "a scheduler", memory=True)
         self.forwards: Tensor | None = None  # [B] long, of the running call
         self._state: State = None
         self.set_timesteps(num_inference_steps)
@@ -135,11 +118,10 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
             use_multinomial=sampling_method == "multinomial" or (sampling_method == "auto" and temperature != 0.0),
         )
         masked = sample == mask_token_id
-        opened = self._open(model_output, tokens, masked, index, mask_token_id, generator)
-        if index >= self.num_inference_steps - 1:
-            opened = masked
+        decision = self._decide(model_output, tokens, masked, index, mask_token_id, generator)
+        opened = masked if index >= self.num_inference_steps - 1 else decision.opened
         result = BlockRefinementSchedulerOutput(
-            prev_sample=torch.where(opened, tokens, sample),
+            prev_sample=torch.where(opened, decision.tokens, sample),
             transfer_index=opened,
             editing_transfer_index=torch.zeros_like(opened),
             sampled_tokens=tokens,
@@ -148,7 +130,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
         )
         return result if return_dict else result.to_tuple()
 
-    def _open(
+    def _decide(
         self,
         logits: Tensor,
         tokens: Tensor,
@@ -156,37 +138,28 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
         index: int,
         mask_token_id: int,
         generator: torch.Generator | None,
-    ) -> Tensor:
-        """[B, W] bool, what the sampler opens."""
-        rows, width = tokens.shape
+    ) -> Decision:
+        """What the sampler opens at step ``index`` of the block."""
         if index == 0 or self._state is None:
-            self._state = self.sampler.init(rows, width, tokens.device)
+            self._state = self.sampler.init(*tokens.shape, tokens.device)
         before = torch.zeros_like(tokens[:, 0]) if self.forwards is None else self.forwards
         self.forwards = before + masked.any(-1)
         count = torch.full_like(before, index)
         total: int | None = self.config.canvas_length
-        reading = read(logits, self.sampler.needs, _Drawn(tokens), None, (mask_token_id,))
-        step = Step(
-            proposal=tokens,
-            masked=masked,
-            eligible=masked,
-            valid=torch.ones_like(masked),
-            index=torch.arange(width, device=tokens.device).expand_as(tokens),
-            length=torch.full_like(count, total or width),
-            steps=before if total else count,
+        decision = decide_block(
+            self.sampler,
+            logits,
+            masked,
+            drawn_noise(masked, generator),
             block_steps=count,
-            block_length=width,
-            read=reading.quantities,
+            steps=before if total else None,
+            length=torch.full_like(count, total) if total else None,
+            tokens=tokens,
+            banned=(mask_token_id,),
+            state=self._state,
         )
-        place = "cpu" if generator is None else generator.device
-
-        def draw(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator, device=place).to(tokens.device)
-
-        noise = Noise(action=lambda: draw(rows, width), row=lambda: draw(rows))
-        selection = self.sampler.select(step, self._state, noise)
-        self._state = selection.state
-        return selection.open & masked
+        self._state = decision.state
+        return decision
 
     @staticmethod
     def check_eos_finished(**state: Any) -> Tensor:

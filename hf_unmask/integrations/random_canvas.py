@@ -17,14 +17,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_unmask.reading import TokenDraw, read
-from hf_unmask.step import Noise, SamplerProtocol, State, Step
+from hf_unmask.integrations.block import decide_block, drawn_noise, require_usable
+from hf_unmask.step import SamplerProtocol, State
 
 REJUDGING = frozenset({"entropy_bound", "threshold", "factor"})
 #: What the model compiles once, around its first sampler, and would keep for every later one.
@@ -39,17 +38,6 @@ def is_canvas_model(model: nn.Module) -> bool:
     """Whether a model decodes random-token canvases by its own loop."""
     kind = type(model)
     return kind.__name__ == "DiffusionGemmaForBlockDiffusion" and hasattr(kind, "_prepare_sampler")
-
-
-@dataclass(frozen=True)
-class _Drawn(TokenDraw):
-    """Tokens that the model's loop has drawn already."""
-
-    tokens: Tensor | None = None
-
-    def __call__(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        del noise
-        return logits.argmax(-1) if self.tokens is None else self.tokens
 
 
 class AcceptingSampler:
@@ -79,21 +67,21 @@ class AcceptingSampler:
     def accept_canvas(self, current_canvas: Tensor, denoiser_canvas: Tensor, logits: Tensor, cur_step: Any) -> Tensor:
         """[B, L] long, the denoiser's tokens where the sampler opens, the current ones elsewhere. logits [B, L, V]."""
         del cur_step
-        step = self._step(denoiser_canvas, logits)
-        rows, device = len(logits), logits.device
-        noise = Noise(
-            action=lambda: torch.rand(rows, self.canvas_length, device=device),
-            row=lambda: torch.rand(rows, device=device),
+        waiting = ~self._known() if self.keeps else torch.ones_like(self._known())
+        decision = decide_block(
+            self.sampler,
+            logits,
+            waiting,
+            drawn_noise(waiting),
+            block_steps=torch.full_like(denoiser_canvas[:, 0], self._steps),
+            tokens=denoiser_canvas,
+            stop_token_ids=self.stops,
+            state=self._state,
         )
-        selection = self.sampler.select(step, self._state, noise)
-        if selection.reopen is not None:
-            raise RuntimeError(f"sampler {self.sampler} wants to reopen positions: this loop renoises by itself")
-        self._state = selection.state
-        tokens = denoiser_canvas if selection.tokens is None else selection.tokens
-        opened = selection.open & step.eligible
-        self._accepted = self._known() | opened if self.keeps else opened
+        self._state = decision.state
+        self._accepted = self._known() | decision.opened if self.keeps else decision.opened
         self._steps += 1
-        return torch.where(opened, tokens, current_canvas)
+        return torch.where(decision.opened, decision.tokens, current_canvas)
 
     def renoise_canvas(self, accepted_canvas: Tensor, cur_step: Any) -> Tensor:
         """[B, L] long, new random tokens where nothing is accepted."""
@@ -106,25 +94,6 @@ class AcceptingSampler:
             raise RuntimeError(f"sampler {self.sampler} was asked about a canvas that it has not initialised")
         return self._accepted
 
-    def _step(self, tokens: Tensor, logits: Tensor) -> Step:
-        reading = read(logits, self.sampler.needs, _Drawn(tokens=tokens), None, ())
-        whole = torch.ones_like(tokens, dtype=torch.bool)
-        waiting = ~self._known() if self.keeps else whole
-        count = torch.full_like(tokens[:, 0], self._steps)
-        return Step(
-            proposal=tokens,
-            masked=waiting,
-            eligible=waiting,
-            valid=whole,
-            index=torch.arange(self.canvas_length, device=tokens.device).expand_as(tokens),
-            length=torch.full_like(count, self.canvas_length),
-            steps=count,
-            block_steps=count,
-            block_length=self.canvas_length,
-            stop_token_ids=self.stops,
-            read=reading.quantities,
-        )
-
 
 def check_sampler(sampler: Any) -> None:
     """Refuse what has no meaning on such a canvas, warn about what is not proven.
@@ -132,12 +101,7 @@ def check_sampler(sampler: Any) -> None:
     Raises:
         ValueError: no sampler, a training recorder, or one that reads hidden states.
     """
-    if isinstance(sampler, type) or not isinstance(sampler, SamplerProtocol):
-        raise ValueError(f"`sampler` must be a sampler such as EntropyBoundSampler(0.1), got {sampler!r}")
-    if "hidden" in sampler.needs.quantities:
-        raise ValueError(f"sampler {sampler} reads hidden states, which this model's loop does not hand out")
-    if sampler.may_stall:
-        raise ValueError(f"sampler {sampler} records rollouts for training, which this model's loop does not support")
+    require_usable(sampler, "this model's loop", whole_canvas=True, memory=True)
     if getattr(sampler, "policy", None) is not None:
         warnings.warn(
             f"{sampler}: experimental. The policy was trained on masked canvases; here it reads 'not yet accepted' "
