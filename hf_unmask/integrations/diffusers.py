@@ -104,7 +104,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
         Returns:
             ``BlockRefinementSchedulerOutput``, as a tuple with ``return_dict=False``.
         """
-        del threshold, editing_threshold, minimal_topk, prompt_mask
+        del threshold, editing_threshold, minimal_topk
         if mask_token_id is None:
             raise ValueError(f"`mask_token_id` must be given, got None: {type(self).__name__} fills masked canvases")
         index = int(timestep)
@@ -118,7 +118,8 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
             use_multinomial=sampling_method == "multinomial" or (sampling_method == "auto" and temperature != 0.0),
         )
         masked = sample == mask_token_id
-        decision = self._decide(model_output, tokens, masked, index, mask_token_id, generator)
+        canvas = None if prompt_mask is None else ~prompt_mask.to(masked.device).expand_as(masked)
+        decision = self._decide(model_output, tokens, masked, canvas, index, mask_token_id, generator)
         opened = masked if index >= self.num_inference_steps - 1 else decision.opened
         result = BlockRefinementSchedulerOutput(
             prev_sample=torch.where(opened, decision.tokens, sample),
@@ -135,6 +136,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
         logits: Tensor,
         tokens: Tensor,
         masked: Tensor,
+        canvas: Tensor | None,
         index: int,
         mask_token_id: int,
         generator: torch.Generator | None,
@@ -154,6 +156,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
             block_steps=count,
             steps=before if total else None,
             length=torch.full_like(count, total) if total else None,
+            canvas=canvas,
             tokens=tokens,
             banned=(mask_token_id,),
             state=self._state,
