@@ -133,5 +133,13 @@ def require_usable(sampler: Any, host: str, *, whole_canvas: bool = False, memor
         )
     if sampler.may_stall:
         raise ValueError(f"sampler {sampler} records rollouts for training, which {host} does not support")
-    if not memory and sampler.init(1, 1, torch.device("cpu")) is not None:
+    if not memory and _remembers(sampler):
         raise ValueError(f"sampler {sampler} remembers earlier steps, for which {host} has no place: use another one")
+
+
+def _remembers(sampler: SamplerProtocol) -> bool:
+    """Whether a step leaves something for the next one, found out on one position."""
+    masked, zero = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    logits, noise = torch.zeros(1, 1, sampler.needs.top_k + 2), counted_noise(zero, zero, zero[:, None])
+    state = sampler.init(1, 1, masked.device)
+    return decide_block(sampler, logits, masked, noise, block_steps=zero, state=state).state is not None
