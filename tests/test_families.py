@@ -222,7 +222,7 @@ def block_decoding(model, prompt, gen_length, block, steps, threshold):
 @pytest.mark.parametrize(
     "name, block, steps",
     [
-        ("llada2_moe", 8, 4),
+        pytest.param("llada2_moe", 8, 4, marks=pytest.mark.slow),
         ("sdar", 4, 2),
         pytest.param("llada2_moe", 8, 8, marks=pytest.mark.slow),
         pytest.param("sdar", 4, 4, marks=pytest.mark.slow),

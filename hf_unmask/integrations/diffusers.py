@@ -143,7 +143,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
     ) -> Decision:
         """What the sampler opens at step ``index`` of the block."""
         if index == 0 or self._state is None:
-            self._state = self.sampler.init(*tokens.shape, tokens.device)
+            self._state = self.sampler.init(len(tokens), tokens.shape[1], tokens.device)
         before = torch.zeros_like(tokens[:, 0]) if self.forwards is None else self.forwards
         self.forwards = before + masked.any(-1)
         count = torch.full_like(before, index)
