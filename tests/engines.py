@@ -18,6 +18,11 @@ def module(name: str, **members: Any) -> ModuleType:
     return made
 
 
+def logits_at(adapter: Any, tokens: Tensor, places: Tensor) -> Tensor:
+    """[B, W, V], unpadded; places [B, W]."""
+    return adapter(tokens, torch.ones_like(tokens, dtype=torch.bool), places)[0]
+
+
 # SGLang
 
 
@@ -136,6 +141,47 @@ def plugin_modules(package: str, draft_size: int) -> dict[str, ModuleType]:
         f"{package}.remasking": module(f"{package}.remasking", RemaskStepResult=RemaskStepResult),
         f"{package}.config": module(f"{package}.config", DRAFT_SIZE=draft_size),
     }
+
+
+# dInfer
+
+
+class ParallelDecoder:
+    """What a decoder finds in its base class."""
+
+    def __init__(self, temperature: float, remasking: str = "low_confidence", mask_id: int = 126336):
+        self.temperature, self.remasking, self.mask_id = temperature, remasking, mask_id
+
+
+class TokenArray:
+    """Prompts and masks, read and written by slices."""
+
+    def __init__(self, prompt: Tensor, gen_length: int, mask_id: int):
+        self.data = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), mask_id)], dim=1)
+
+    def __getitem__(self, place: Any) -> Tensor:
+        return self.data[place]
+
+    def __setitem__(self, place: Any, values: Tensor) -> None:
+        self.data[place] = values
+
+
+def dinfer_modules() -> dict[str, ModuleType]:
+    names = ["dinfer", "dinfer.decoding", "dinfer.decoding.parallel_strategy"]
+    return {name: module(name, ParallelDecoder=ParallelDecoder) for name in names}
+
+
+@torch.no_grad()
+def dinfer_generate(network: Any, decoder: Any, prompt: Tensor, gen_length: int, block_length: int) -> tuple[Any, int]:
+    """Block by block until no row has a mask in it; the tokens and the forward passes."""
+    x, forwards = TokenArray(prompt, gen_length, decoder.mask_id), 0
+    for number, start in enumerate(range(prompt.shape[1], x.data.shape[1], block_length)):
+        end = start + block_length
+        decoder.block_init(x[:, start:end], number)
+        while (x[:, start:end] == decoder.mask_id).any():
+            decoder.decode(network(x.data).logits[:, start:end], start, end, x)
+            forwards += 1
+    return x.data, forwards
 
 
 def forget(monkeypatch: Any, *names: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from doubles import Double, RowDoubleConfig, block_causal, row_double
 from models import MASK
+from test_learned_sampler import make_policy
 
 pytest.importorskip("diffusers", reason="pip install 'hf_unmask[diffusers]'")
 
@@ -41,8 +42,7 @@ def model():
 def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     with torch.random.fork_rng():
-        torch.manual_seed(1)
-        UnmaskingPolicy(UnmaskingPolicyConfig(observation="block")).save_pretrained(folder)
+        make_policy(1, observation="block").save_pretrained(folder)  # random weights: every input matters
     return f"learned:{folder};greedy=True"
 
 

@@ -54,7 +54,7 @@ def run(model, **options):
     return model.generate(IDS, **{**OPTIONS, **options})
 
 
-@pytest.mark.parametrize("bound", [pytest.param(0.1, marks=pytest.mark.slow), 1.0, 5.0])
+@pytest.mark.parametrize("bound", [1.0, *(pytest.param(bound, marks=pytest.mark.slow) for bound in (0.1, 5.0))])
 def test_equal_bounds_give_what_its_own_sampler_gives(model, bound):
     """Another rule, another order of random draws, positions that are kept where its own sampler renoises them."""
     own = run(model, sampler_config=EntropyBoundSamplerConfig(entropy_bound=bound))

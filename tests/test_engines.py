@@ -10,15 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 from doubles import backbone, row_double
-from engines import Engine, Request, engine_config, forget, plugin_modules, sglang_modules
+from engines import (
+    Engine,
+    Request,
+    dinfer_generate,
+    dinfer_modules,
+    engine_config,
+    forget,
+    logits_at,
+    plugin_modules,
+    sglang_modules,
+)
 from models import MASK
 from test_learned_sampler import make_policy
 
 import hf_unmask
 from hf_unmask import Denoiser, LearnedUnmaskingSampler, parse_sampler
 from hf_unmask.integrations.block import counted_noise, decide_block, drawn_noise, require_usable
+from hf_unmask.policy.compatibility import PolicyMismatchWarning
 from hf_unmask.randomness import row_keys
-from hf_unmask.samplers import CreditSampler, ThresholdSampler
+from hf_unmask.samplers import CreditSampler, EosSuppressSampler, ThresholdSampler
 
 BLOCK = 4
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15, 16, 17, 18, 19, 20]]
@@ -52,10 +63,9 @@ def decided(adapter, prompt, sampler, new, seed):
         places = torch.arange(max(start, first), min(start + BLOCK, tokens.shape[1]))[None]
         count = 0
         while bool((tokens.gather(1, places) == MASK).any()):
-            logits, _ = adapter(tokens, tokens >= 0, places)
             decision = decide_block(
                 sampler,
-                logits,
+                logits_at(adapter, tokens, places),
                 tokens.gather(1, places) == MASK,
                 counted_noise(key, torch.tensor([steps]), places - first),
                 block_steps=torch.tensor([count]),
@@ -90,6 +100,7 @@ def test_what_an_engine_cannot_give_is_refused():
         (LearnedUnmaskingSampler(make_policy(observation="canvas")), "reads the whole canvas, but the host sees"),
         (LearnedUnmaskingSampler(make_policy(hidden_input_size=8)), "reads hidden states, which the host does not"),
         (CreditSampler(), "remembers earlier steps, for which the host has no place"),
+        (EosSuppressSampler(), "holds stop tokens back, but the host does not say which these are"),
         (ThresholdSampler, "must be a sampler such as"),
     ]:
         with pytest.raises(ValueError, match=why):
@@ -215,6 +226,13 @@ def test_a_wrong_config_is_refused(sglang, yaml, why):
         sglang.HfUnmask(engine_config(BLOCK, MASK, **yaml))
 
 
+def test_a_policy_for_other_blocks_is_told(sglang, tmp_path):
+    """A policy that decides about blocks it has never seen, and nobody says so."""
+    make_policy(observation="block", trained_for={"block_length": 32}).save_pretrained(tmp_path)
+    with pytest.warns(PolicyMismatchWarning, match="was trained for block_length 32, here 4"):
+        sglang.HfUnmask(engine_config(BLOCK, MASK, policy=str(tmp_path)))
+
+
 def test_models_and_outputs_without_what_is_needed_are_refused(sglang):
     with pytest.raises(ValueError, match="needs a model with a mask token, got mask_id -1"):
         sglang.HfUnmask(engine_config(BLOCK, -1, sampler="threshold"))
@@ -225,11 +243,34 @@ def test_models_and_outputs_without_what_is_needed_are_refused(sglang):
         algorithm.step(batch, compact, algorithm.init_step_state(batch))
 
 
-@pytest.mark.parametrize("name, missing", [("sglang", "sglang"), ("vllm", "dllm_plugin")])
+@pytest.mark.parametrize("name, missing", [("sglang", "sglang"), ("vllm", "dllm_plugin"), ("dinfer", "dinfer")])
 def test_without_the_engine_the_import_says_so(monkeypatch, name, missing):
     forget(monkeypatch, f"hf_unmask.integrations.{name}")
     with pytest.raises(ImportError, match=f"this needs {missing}"):
         importlib.import_module(f"hf_unmask.integrations.{name}")
+
+
+# dInfer
+
+
+@pytest.mark.parametrize(
+    "spec, block", [("threshold:threshold=0.08", BLOCK), ("factor", BLOCK), ("learned:POLICY;greedy=True", 2 * BLOCK)]
+)
+def test_the_decoder_writes_what_our_loop_writes(monkeypatch, folder, spec, block):
+    """A clock that goes on into the next block, tokens that are written nowhere, rows that wait for each other."""
+    for name, made in dinfer_modules().items():
+        monkeypatch.setitem(sys.modules, name, made)
+    forget(monkeypatch, "hf_unmask.integrations.dinfer")
+    dinfer = importlib.import_module("hf_unmask.integrations.dinfer")
+    spec = spec.replace("POLICY", str(folder))
+    decoder = dinfer.SamplerDecoder(spec, mask_id=MASK, eos_id=1)
+    prompts = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    found, forwards = dinfer_generate(backbone(), decoder, prompts, 2 * BLOCK, block)
+    options = {"max_new_tokens": 2 * BLOCK, "block_length": block, "return_dict_in_generate": True}
+    expected = hf_unmask.generate(row_double("llada"), prompts, sampler=parse_sampler(spec), **options)
+    assert torch.equal(found, expected.sequences) and forwards >= int(expected.nfe.max())
+    with pytest.raises(ValueError, match="remembers earlier steps, for which a decoder has no place"):
+        dinfer.SamplerDecoder("credit", mask_id=MASK, eos_id=1)
 
 
 # dllm-plugin of vLLM
@@ -251,7 +292,7 @@ def test_the_plugins_policy_fills_a_block_as_our_loop_does(vllm, folder, spec):
     prompt, draft, steps = PROMPTS[2], (MASK,) * BLOCK, 0
     while True:
         tokens = torch.tensor([prompt + list(draft)])
-        logits, _ = denoiser()(tokens, tokens >= 0, torch.arange(len(prompt), tokens.shape[1])[None])
+        logits = logits_at(denoiser(), tokens, torch.arange(len(prompt), tokens.shape[1])[None])
         told = {"denoise_step_index": steps, "mask_token_id": MASK, "grammar_extra_transfer": 0}
         result = policy.apply(input_draft=draft, logits=logits[0], remasking_config=told)
         nested = policy.apply(input_draft=list(draft), logits=logits[0].tolist(), remasking_config=told)

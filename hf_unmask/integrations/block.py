@@ -112,12 +112,15 @@ def drawn_noise(masked: Tensor, generator: torch.Generator | None = None) -> Noi
     return Noise(action=lambda: draw(masked.shape), row=lambda: draw(masked.shape[:1]))
 
 
-def require_usable(sampler: Any, host: str, *, whole_canvas: bool = False, memory: bool = False) -> None:
+def require_usable(
+    sampler: Any, host: str, *, whole_canvas: bool = False, memory: bool = False, stops: bool = False
+) -> None:
     """Refuse a sampler that reads what ``host`` cannot give.
 
     Args:
         whole_canvas: the host hands out all positions to fill, not only the active block.
         memory: the host keeps a sampler's state between steps.
+        stops: the host says which tokens end a text.
 
     Raises:
         ValueError: says what is missing.
@@ -133,6 +136,8 @@ def require_usable(sampler: Any, host: str, *, whole_canvas: bool = False, memor
         )
     if sampler.may_stall:
         raise ValueError(f"sampler {sampler} records rollouts for training, which {host} does not support")
+    if not stops and getattr(sampler, "name", None) == "eos_suppress":
+        raise ValueError(f"sampler {sampler} holds stop tokens back, but {host} does not say which these are")
     if not memory and _remembers(sampler):
         raise ValueError(f"sampler {sampler} remembers earlier steps, for which {host} has no place: use another one")
 

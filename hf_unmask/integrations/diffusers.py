@@ -125,7 +125,7 @@ class LearnedUnmaskingScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mi
             prev_sample=torch.where(opened, decision.tokens, sample),
             transfer_index=opened,
             editing_transfer_index=torch.zeros_like(opened),
-            sampled_tokens=tokens,
+            sampled_tokens=decision.tokens,
             sampled_probs=probabilities,
             pred_logits=model_output,
         )

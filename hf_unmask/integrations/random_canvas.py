@@ -101,7 +101,7 @@ def check_sampler(sampler: Any) -> None:
     Raises:
         ValueError: no sampler, a training recorder, or one that reads hidden states.
     """
-    require_usable(sampler, "this model's loop", whole_canvas=True, memory=True)
+    require_usable(sampler, "this model's loop", whole_canvas=True, memory=True, stops=True)
     if getattr(sampler, "policy", None) is not None:
         warnings.warn(
             f"{sampler}: experimental. The policy was trained on masked canvases; here it reads 'not yet accepted' "

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from hf_unmask.integrations.block import counted_noise, decide_block, require_usable
+from hf_unmask.policy.compatibility import warn_of_blocks
 from hf_unmask.policy.pretrained import DIALS
 from hf_unmask.samplers.base import Sampler, require_int
 from hf_unmask.specs import parse_sampler
@@ -85,6 +86,7 @@ class HfUnmask(DllmAlgorithm):  # type: ignore[misc]  # SGLang is not installed 
             )
         settings = config.algorithm_config or {}
         self.sampler = sampler_of(settings)
+        warn_of_blocks(self.sampler, self.block_size)
         self.seed = settings.get("seed", 0)
         require_int("seed", self.seed, at_least=0)
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from hf_unmask.integrations.block import counted_noise, decide_block, require_usable
+from hf_unmask.policy.compatibility import warn_of_blocks
 from hf_unmask.randomness import row_keys
 from hf_unmask.samplers.base import require_int
 from hf_unmask.specs import parse_sampler
@@ -60,6 +61,7 @@ class SamplerRemaskingPolicy:
         require_int("seed", seed, at_least=0)
         self.sampler = parse_sampler(sampler)
         require_usable(self.sampler, "the plugin")
+        warn_of_blocks(self.sampler, DRAFT_SIZE)
         self.mask_token_id = mask_token_id
         self.seed = seed
 
