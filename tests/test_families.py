@@ -199,7 +199,7 @@ THRESHOLD = 0.08  # passed by some positions of the doubles
 
 
 def block_decoding(model, prompt, gen_length, block, steps, threshold):
-    """LLaDA2 and SDAR: whole blocks from the first token on, each step at least its quota, all that pass.
+    """LLaDA2, SDAR, Fast-dLLM v2: whole blocks from the first token on, each step at least its quota, all that pass.
 
     The block attends to itself and to what lies before it; later blocks do not exist yet.
     """
@@ -224,6 +224,7 @@ def block_decoding(model, prompt, gen_length, block, steps, threshold):
     [
         pytest.param("llada2_moe", 8, 4, marks=pytest.mark.slow),
         ("sdar", 4, 2),
+        ("Fast_dLLM_Qwen", 4, 4),
         pytest.param("llada2_moe", 8, 8, marks=pytest.mark.slow),
         pytest.param("sdar", 4, 4, marks=pytest.mark.slow),
     ],
