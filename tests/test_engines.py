@@ -87,7 +87,7 @@ def test_the_decision_is_that_of_our_loop(folder, spec):
     """Another clock, other noise, prompt that counts as canvas, the mask token among the proposals."""
     sampler, adapter = parse_sampler(spec.replace("POLICY", str(folder))), denoiser()
     for prompt in PROMPTS:
-        new = 11 + (-len(prompt) - 11) % BLOCK
+        new = 6 + (-len(prompt) - 6) % BLOCK
         options = {"sampler": sampler, "max_new_tokens": new, "seed": 3, "return_dict_in_generate": True}
         expected = hf_unmask.generate(adapter, torch.tensor([prompt]), **options)
         tokens, steps = decided(adapter, prompt, sampler, new, 3)
@@ -157,12 +157,12 @@ def yaml_of(folder, name):
 def test_the_engine_gives_the_tokens_of_our_loop(sglang, folder, name):
     """A block that is reported before its tokens are stored, a clock that other requests move, prompt in a block."""
     algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, **yaml_of(folder, name)))
-    requests = [Request(prompt, 10, arrives=2 * i) for i, prompt in enumerate(PROMPTS)]
+    requests = [Request(prompt, 7, arrives=2 * i) for i, prompt in enumerate(PROMPTS)]
     found = Engine(algorithm, backbone()).serve(requests)
     for request, tokens in zip(requests, found, strict=True):
-        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 10)
+        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 7)
         assert tokens == expected
-        blocks = -(-(len(request.prompt) + 10) // BLOCK)
+        blocks = -(-(len(request.prompt) + 7) // BLOCK)
         assert request.forwards == forwards + blocks  # each block is stored by one more pass, the prompt's too
 
 
@@ -170,12 +170,12 @@ def test_a_request_depends_on_no_other(sglang, folder):
     """Draws that depend on the batch, and so on who else is served."""
     algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, policy=str(folder), seed=4))
     assert algorithm.sampler.stochastic
-    together = [Request(prompt, 9, arrives=i) for i, prompt in enumerate(PROMPTS)]
+    together = [Request(prompt, 6, arrives=i) for i, prompt in enumerate(PROMPTS)]
     found = Engine(algorithm, backbone()).serve(together, wrapped=True)
     for prompt, tokens in zip(PROMPTS, found, strict=True):
-        assert Engine(algorithm, backbone()).serve([Request(prompt, 9)]) == [tokens]
+        assert Engine(algorithm, backbone()).serve([Request(prompt, 6)]) == [tokens]
     other = sglang.HfUnmask(engine_config(BLOCK, MASK, policy=str(folder), seed=5))
-    assert Engine(other, backbone()).serve([Request(prompt, 9) for prompt in PROMPTS]) != found
+    assert Engine(other, backbone()).serve([Request(prompt, 6) for prompt in PROMPTS]) != found
 
 
 @pytest.mark.parametrize("yaml", [{"policy": "POLICY"}, {"sampler": "threshold"}], ids=["policy", "threshold"])
