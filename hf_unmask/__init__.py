@@ -28,8 +28,10 @@ _HOME = {
     "UnmaskingPolicyConfig": "policy",
     "attach": "attaching",
     "detach": "attaching",
+    "encode_prompts": "prompting",
     "evaluate_samplers": "evaluation.running",
     "generate": "generation",
+    "load_denoiser": "loading",
     "load_tiny": "tiny",
     "parse_sampler": "specs",
     "samplers": "samplers",
@@ -53,8 +55,10 @@ __all__ = [
     "__version__",
     "attach",
     "detach",
+    "encode_prompts",
     "evaluate_samplers",
     "generate",
+    "load_denoiser",
     "load_tiny",
     "parse_sampler",
     "samplers",
@@ -67,9 +71,11 @@ if TYPE_CHECKING:
     from hf_unmask.denoisers import Denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.generation import generate
+    from hf_unmask.loading import load_denoiser
     from hf_unmask.output import StepEvent, Trajectory, UnmaskOutput
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.policy.config import PolicyLoadError
+    from hf_unmask.prompting import encode_prompts
     from hf_unmask.samplers.base import Sampler
     from hf_unmask.samplers.learned import LearnedUnmaskingSampler
     from hf_unmask.specs import parse_sampler

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from hf_unmask.canvas import Layout, Rows, lay_out
+from hf_unmask.canvas import Layout, Rows, lay_out, settle_blocks
 from hf_unmask.configuration import UnmaskingGenerationConfig, resolve_config
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.output import StepEvent, UnmaskOutput
@@ -91,6 +91,7 @@ def generate(
     with _ended(streamer):
         config = resolve_config(_own_config(model), generation_config, options)
         denoiser = _denoiser(model, config, tokenizer)
+        settle_blocks(denoiser, config)
         run = _prepare(denoiser, sampler, config)
         rows, layout, sequences = lay_out(denoiser, input_ids, attention_mask, config)
         if isinstance(sampler, ChecksUse):
@@ -135,7 +136,7 @@ def advance(rows: Rows, run: Run, stopping: Stopping, recording: Recording) -> t
     _check_form(selection, step, run.sampler)
     fault = _faults(selection, step, reading, run.sampler)
     after, opened = _write(rows, run, positions, step, selection)
-    after, finished = stopping.apply(after, after.block * run.block_length >= after.length)
+    after, finished = stopping.apply(after, after.block * run.block_length >= after.length + after.lead)
     # the one device-to-host read of a step: any fault, any row finished
     *faulty, any_finished = torch.cat([fault, finished[None]]).any(-1).tolist()
     if any(faulty):
@@ -152,9 +153,16 @@ def _window_width(rows: Rows, run: Run) -> int:
 def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor]:
     """Canvas positions of the sampler's window [R, W] (clamped) and which of them exist in the row [R, W]."""
     slots = torch.arange(_window_width(rows, run), device=rows.key.device)[None].expand(len(rows.key), -1)
+    inside = slots < rows.length[:, None]
     if run.sampler.needs.where == "eligible":
-        slots = slots + (rows.block * run.block_length)[:, None]
-    return slots.clamp(max=rows.masked.shape[1] - 1), slots < rows.length[:, None]
+        slots = slots + (rows.block * run.block_length - rows.lead).clamp(min=0)[:, None]
+        inside = (slots < rows.length[:, None]) & _in_block(slots, rows, run)
+    return slots.clamp(max=rows.masked.shape[1] - 1), inside
+
+
+def _in_block(slots: Tensor, rows: Rows, run: Run) -> Tensor:
+    """[R, W] bool, which canvas positions [R, W] or [W] lie in the row's active block."""
+    return (slots + rows.lead[:, None]) // run.block_length == rows.block[:, None]
 
 
 def _denoise(rows: Rows, run: Run, slots: Tensor, positions: Tensor) -> tuple[Reading, Tensor | None]:
@@ -178,7 +186,7 @@ def _step(rows: Rows, run: Run, slots: Tensor, inside: Tensor, reading: Reading,
     return Step(
         proposal=reading.proposal,
         masked=masked,
-        eligible=masked & (slots // run.block_length == rows.block[:, None]) if whole else masked,
+        eligible=masked & _in_block(slots, rows, run) if whole else masked,
         valid=inside,
         index=slots,
         length=rows.length,
@@ -234,7 +242,7 @@ def _write(rows: Rows, run: Run, positions: Tensor, step: Step, selection: Selec
     opened = torch.zeros_like(rows.step_map).scatter_add(1, step.index, selection.open.long()) > 0
     masked = rows.masked & ~opened
     place = torch.arange(masked.shape[1], device=masked.device)
-    in_block = place // run.block_length == rows.block[:, None]
+    in_block = _in_block(place, rows, run)
     block_steps = rows.block_steps + 1
     # only a sampler that may stall can use up its steps; what it left masked stays so
     done = ~(masked & in_block).any(-1) | (block_steps >= (in_block & rows.valid).sum(-1))

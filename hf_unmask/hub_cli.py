@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_unmask.terminal import JsonFlag, auto_class, plain_errors, print_json, quiet_libraries
+from hf_unmask.terminal import JsonFlag, plain_errors, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from hf_unmask.denoisers import Denoiser
@@ -313,6 +313,7 @@ def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denois
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     from hf_unmask.denoisers import Denoiser
+    from hf_unmask.loading import auto_class
     from hf_unmask.tiny import load_tiny
 
     if name == "tiny":

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from accelerate import Accelerator
 from models import EOS, MASK, tiny_eurobert
 from torch import Tensor
 from training import CONDITIONED, SETTINGS, SMALL, random_policy
@@ -401,8 +402,9 @@ def test_speeds_are_even_equal_in_a_group_and_new_each_time():
 
 
 def test_the_scale_of_a_group_is_what_right_answers_would_earn():
-    steps, positions = torch.tensor([1, 3, 4, 4]), torch.tensor([4, 4, 4, 4])
-    found = price_scales(steps, positions, torch.tensor([1.0, 1.0, 0.0, 0.0]), 2)
+    costs = [(1, 1.0), (3, 1.0), (4, 0.0), (4, 0.0)]
+    rows = [{"steps": steps, "positions": 4, "alpha": alpha} for steps, alpha in costs]
+    found = price_scales(rows, 2, Accelerator(cpu=True))
     assert found.tolist() == [0.75, 0.75, 1.0, 1.0]
 
 

@@ -156,18 +156,9 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         batch["num_items_in_batch"] = self.accelerator.gather(trajectory["mask"].sum()).sum()
         batch |= {_PREFIX + name: value for name, value in trajectory.items() if name != "logps"}
         if self.args.scale_prices:
-            batch["advantages"] = batch["advantages"] / self._price_scales()
+            batch["advantages"] = batch["advantages"] / price_scales(self._rows, self.args.group_size, self.accelerator)
         self._seconds["rollout"] += time.perf_counter() - began
         return batch
-
-    def _price_scales(self) -> Tensor:
-        """Of this process' rows; a group may lie on several processes."""
-        device, first = self.accelerator.device, self.accelerator.process_index * len(self._rows)
-        costs = [[float(row[name]) for row in self._rows] for name in ("steps", "positions", "alpha")]
-        everywhere = self.accelerator.gather(torch.tensor(costs, device=device).T.contiguous())
-        steps, positions, alpha = everywhere.unbind(-1)
-        scales = price_scales(steps, positions, alpha, self.args.group_size)
-        return scales[first : first + len(self._rows)]
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[Any, None]:
         """The rollouts of this process, in place of TRL's generation."""
