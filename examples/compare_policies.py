@@ -4,7 +4,8 @@
     python examples/compare_policies.py                        # the same numbers from one process
 
 1. For each task and each regime that a policy was trained for, all dials of all heuristics are run on validation
-   problems, then all dials of the policies. Within each budget every method keeps the dial that was most accurate.
+   problems, then all dials of the policies; those that prove far too slow for every budget on the first problems are
+   left out. Within each budget every method keeps the dial that was most accurate.
 2. The kept dials are run on held-out test problems, stochastic samplers with three seeds. Copies of the policies that
    are blind to one input (confidences, mask bits, time, hidden states) run at the middle budget's dial, one seed.
 3. Tables go to stdout and OUT/policies.md, the numbers to OUT/policies.json. With --publish they are put into the
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 import time
@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
+from train_policy_tiny import COMMON, RECIPES
 
 from hf_unmask.evaluation.contest import Round, budgets_of, contest, contest_table, dials_within
 from hf_unmask.evaluation.environment import environment
@@ -39,6 +40,7 @@ from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.records import OperatingPoint, Setting, iter_samples
 from hf_unmask.evaluation.statistics import paired_comparison, scores_by_prompt
 from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy
+from hf_unmask.policy.card import render_card
 from hf_unmask.policy.loading import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
 from hf_unmask.specs import parse_sampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
@@ -49,6 +51,7 @@ TEMPERATURES = (0.5, 1.0, 2.0)
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SPEEDS = tuple(i / 8 for i in range(9))
 MIDDLE = 0.5
+FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
 START, END = "<!-- policies:start -->", "<!-- policies:end -->"
 BETA_DIAL, BLIND = ", beta dial", "blind "
 #: Inputs that are taken away: how the weights make the policy blind to them.
@@ -60,7 +63,8 @@ class Plan:
     """How much is run."""
 
     problems: int = 500  # per task, of "test"
-    validation: int = 100  # per task, of "validation"
+    validation: int = 300  # per task, of "validation"
+    first: int = 20  # of them, to see which dials are far too slow
     stride: int = 1  # every how many-th dial is tried
 
 
@@ -127,12 +131,20 @@ class Run:
 
     def heuristics(self, cell: Cell) -> list[str]:
         """Specs of a regime, without those that are sure to spend more than its largest budget."""
-        most = max(budgets_of(setting_of(cell)))
+        most = max(budgets(cell))
         rules = [spec for specs in grid(cell, self.plan.stride).values() for spec in specs]
         rules += [str(parse_sampler(f"entropy_bound:gamma={gamma}")) for gamma in MORE_GAMMAS]
         return [spec for spec in rules if ":k=" not in spec or expected(spec, cell) <= most]
 
-    def evaluate(self, cell: Cell, split: str, specs: Sequence[str], name: str) -> list[OperatingPoint]:
+    def affordable(self, cell: Cell, name: str, specs: Sequence[str]) -> list[str]:
+        """Without dials that a few validation problems show to spend far more than the largest budget; never none."""
+        points = self.evaluate(cell, "validation", specs, f"{name}-first", self.plan.first)
+        most = max(FAR * max(budgets(cell)), min(point.nfe_mean for point in points))
+        return [point.setting.sampler for point in points if point.nfe_mean <= most]
+
+    def evaluate(
+        self, cell: Cell, split: str, specs: Sequence[str], name: str, limit: int | None = None
+    ) -> list[OperatingPoint]:
         """A stage, in a folder of its own."""
         tuning = split == "validation"
         self.say(f"{cell.key}, {name}: {len(specs)} samplers")
@@ -143,7 +155,7 @@ class Run:
             split,
             specs,
             seeds=SEEDS[:1] if tuning or name.endswith(BLIND.strip()) else SEEDS,
-            limit=self.plan.validation if tuning else self.plan.problems,
+            limit=limit or (self.plan.validation if tuning else self.plan.problems),
             out=self.folder(cell, name),
         )
 
@@ -158,9 +170,8 @@ class Run:
 
     def both(self, cell: Cell, name: str, specs: Sequence[str], known: Measured) -> None:
         """Tune on validation problems, then run what was best within any of the regime's budgets on test problems."""
-        budgets = budgets_of(setting_of(cell))
-        tuning = self.evaluate(cell, "validation", specs, f"{name}-validation")
-        kept = {p.setting.sampler: None for b in budgets for p in dials_within(tuning, b, method).values()}
+        tuning = self.evaluate(cell, "validation", self.affordable(cell, name, specs), f"{name}-validation")
+        kept = {p.setting.sampler: None for b in budgets(cell) for p in dials_within(tuning, b, method).values()}
         known.tuning += tuning
         if kept:
             known.testing += self.evaluate(cell, "test", list(kept), f"{name}-test")
@@ -185,7 +196,7 @@ class Run:
 
     def blind(self, cell: Cell, source: str, known: Measured) -> list[dict[str, Any]]:
         """The policy at the middle budget's dial, whole and blind to one input each."""
-        budget = budgets_of(setting_of(cell))[1]
+        budget = budgets(cell)[1]
         here = [point for point in known.tuning if point.setting.block_length == cell.block_length]
         dial = dials_within(here, budget, method).get(f"learned:{source}")
         if dial is None:
@@ -215,10 +226,9 @@ def slug(source: str) -> str:
     return source.removeprefix(BUILTIN).strip("/").replace("/", "-")
 
 
-def setting_of(cell: Cell) -> Setting:
-    """Of a cell, as budgets read it."""
-    length = answer_length(cell.task)
-    return Setting("", "tiny", "", cell.task, "", "", length, cell.block_length)
+def budgets(cell: Cell) -> tuple[float, ...]:
+    """Of a cell, in forward passes."""
+    return budgets_of(answer_length(cell.task), cell.block_length)
 
 
 def test_setting(setting: Setting) -> Setting:
@@ -326,52 +336,32 @@ def inputs_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- cards
 
-_LIMITS = """## Limits
+_RULES = """### Against heuristics at equal budgets
 
-It decides for the embedded model, on its two tasks, with answers of their lengths; its hidden states, where it reads
-them, are this model's alone. In another regime or on other lengths it can be used, and warns; nothing was measured
-there. Which tokens are written is the model's choice alone, so an answer is never better than the model."""
+Accuracy in %, in round brackets mean forward passes per answer (NFE) on test problems, in square brackets 95 %
+intervals over prompts; leads are the policy's, in points, paired on the same prompts. Dials were chosen on validation
+problems, the policy's with 3 % to spare; the best heuristic is chosen on the test problems, in its favour. Rules that
+know that text is written from the left have rows of their own."""
 
 
 def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], measured: str) -> str:
-    """Everything that is known about a policy; the numbers are those of this run and of its config."""
-    name, config = source.removeprefix(BUILTIN), run.configs[source]
-    policy = load_policy(find_policy(source))
-    reads = ["the largest token probability" if config.top_k == 1 else f"the {config.top_k} largest probabilities"]
-    reads += ["whether it is masked", "how far denoising has come"]
-    reads += [f"the model's last hidden state ({config.hidden_input_size} numbers)"] if config.hidden_input_size else []
-    facts = {
-        "parameters": f"{policy.num_parameters():,}, float32, one transformer layer of width {config.hidden_size}",
-        "reads of each position": ", ".join(reads),
-        "sees": "all positions of the answer" if config.observation == "canvas" else "its block",
-        "decides": f"which of them open now ({config.action})",
-        "trained for": ", ".join(f"{key} {value}" for key, value in config.trained_for.items() if value is not None),
-    }
-    if config.speed_conditioned:
-        low, high = (f"{math.exp(config.log_alpha(speed)):.2g}" for speed in (0.0, 1.0))
-        facts["dial"] = f"`speed` from 0 to 1: price of a step (alpha) from {low} to {high}"
-    regime = "full diffusion" if config.trained_for.get("block_length") is None else "blocks"
-    parts = [
-        f"# {name}",
-        f"An unmasking policy of the embedded model for {regime}: `LearnedUnmaskingSampler.from_pretrained"
-        f'("{source}")`.',
-        table(["", ""], list(facts.items())),
-        "## Training",
-        f"`python examples/train_policy_tiny.py --policy {name.removeprefix('tiny-')}` with one thread: imitation of "
-        "heuristics on problems they solve, then GRPO with the reward correctness times speed; the checkpoint is the "
-        "one with the largest reward on validation problems. Seed 0.",
-        "## Against heuristics at equal budgets",
-        "Accuracy in %, in round brackets mean forward passes per answer (NFE) on test problems, in square brackets "
-        "95 % intervals over prompts; leads are the policy's, in points, paired on the same prompts. Dials were "
-        "chosen on validation problems, the policy's with 3 % to spare; the best heuristic is chosen on the test "
-        "problems, in its favour. Rules that know that text is written from the left have rows of their own.",
-    ]
+    """The card of a packaged policy; the numbers are those of this run, its recipe and its config."""
+    recipe = source.removeprefix(f"{BUILTIN}tiny-")
     mine = {
         task: {n: c for n, c in each.items() if n.removesuffix(BETA_DIAL).endswith(source)}
         for task, each in found.items()
     }
-    parts += [report(mine, extra if source == run.conditioned else {}), f"({measured})", _LIMITS]
-    return "\n\n".join(parts) + "\n"
+    tables = report(mine, extra if source == run.conditioned else {})
+    rounds = [one for each in mine.values() for content in each.values() for one in content if isinstance(one, Round)]
+    points = {one.point.setting: one.point for one in rounds if one.point is not None}
+    return render_card(
+        load_policy(find_policy(source)),
+        packaged=source,
+        command=f"OMP_NUM_THREADS=1 python examples/train_policy_tiny.py --policy {recipe}",
+        recipe=COMMON | RECIPES[recipe],
+        findings="\n\n".join([_RULES, tables, f"({measured})"]),
+        points=list(points.values()),
+    )
 
 
 def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], command: str) -> None:
@@ -407,7 +397,7 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write README's tables and the cards")
     args = parser.parse_args()
     started = time.perf_counter()
-    plan = Plan(problems=20, validation=10, stride=6) if args.quick else Plan()
+    plan = Plan(problems=20, validation=10, first=5, stride=6) if args.quick else Plan()
     warnings.simplefilter("ignore", PolicyMismatchWarning)
     packaged = [f"{BUILTIN}{folder.name}" for folder in sorted(PACKAGED.glob("tiny-*"))]
     run = Run(plan, args.out, [*packaged, *args.also], args.conditioned)

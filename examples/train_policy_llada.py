@@ -35,7 +35,6 @@ mathematics.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +123,6 @@ class Arguments:
     math: str = field(default="DigitalLearningGmbH/MATH-lighteval:train", metadata={"help": "A file, or NAME:SPLIT."})
     validation: int = field(default=32, metadata={"help": "Problems of each source kept for validation."})
     expert_steering: bool = field(default=False, metadata={"help": "An expert's rollout in each group."})
-    alpha_range: list[float] | None = field(default=None, metadata={"help": "One policy for these prices of a step."})
     policy: str | None = field(default=None, metadata={"help": "Policy to go on from; none: a fresh one."})
 
 
@@ -173,12 +171,9 @@ def main() -> None:
     model = AutoModel.from_pretrained(run.model, dtype=run.dtype, **source)
     attach(model.to(args.device).eval(), tokenizer=tokenizer)
     train_dataset, eval_dataset = problems(run)
-    conditioned: dict[str, Any] = {}
-    if run.alpha_range:
-        conditioned = {"speed_conditioned": True, "log_alpha_range": [math.log(alpha) for alpha in run.alpha_range]}
     correct = EvaluateReward("answer_match")
     trainer = UnmaskingGRPOTrainer(
-        policy=run.policy or UnmaskingPolicyConfig(**conditioned),
+        policy=run.policy or UnmaskingPolicyConfig(),
         denoiser=model,
         reward_funcs=[SpeedReward(correct), correct],
         args=args,

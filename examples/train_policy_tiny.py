@@ -44,21 +44,23 @@ COMMON: dict[str, Any] = {
     "report_to": "none",
 }
 _BLOCKS = [
+    "entropy_bound:gamma=6.4@10",
     "entropy_bound:gamma=3.2@10",
     "entropy_bound:gamma=1.6@10",
     "entropy_bound:gamma=0.4@10",
-    "threshold:threshold=0.9@10",
+    "entropy_bound:gamma=0.01@10",
 ]
 
 #: By name. `warm_start_experts` are sampler specs @ the blocks they work in.
 RECIPES: dict[str, dict[str, Any]] = {
-    "semi-ar": {
+    "semi-ar": {  # goes on from the packaged policy for full diffusion, at higher prices
+        "policy": "builtin:tiny-speed",
         "block_length": 10,
         "max_steps": 200,
-        "read_hidden": True,
-        "alpha_range": [0.1, 3.0],
+        "warm_start_prompts": 0,
+        "alpha_range": [0.1, 15.0],
+        "scale_prices": True,
         "eval_policy_temperature": 0.5,
-        "warm_start_experts": _BLOCKS,
     },
     "full": {
         "block_length": 0,

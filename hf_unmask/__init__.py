@@ -30,9 +30,11 @@ _HOME = {
     "UnmaskingPolicyConfig": "policy",
     "attach": "attaching",
     "detach": "attaching",
+    "encode_prompts": "prompting",
     "evaluate_samplers": "evaluation.running",
     "generate": "generation",
     "generate_stream": "generation",
+    "load_denoiser": "loading",
     "load_tiny": "tiny",
     "parse_sampler": "specs",
     "samplers": "samplers",
@@ -58,9 +60,11 @@ __all__ = [
     "__version__",
     "attach",
     "detach",
+    "encode_prompts",
     "evaluate_samplers",
     "generate",
     "generate_stream",
+    "load_denoiser",
     "load_tiny",
     "parse_sampler",
     "samplers",
@@ -73,9 +77,11 @@ if TYPE_CHECKING:
     from hf_unmask.denoisers import Denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.generation import RowStream, generate, generate_stream
+    from hf_unmask.loading import load_denoiser
     from hf_unmask.output import StepEvent, StreamedRow, Trajectory, UnmaskOutput
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.policy.config import PolicyLoadError
+    from hf_unmask.prompting import encode_prompts
     from hf_unmask.samplers.base import Sampler
     from hf_unmask.samplers.learned import LearnedUnmaskingSampler
     from hf_unmask.specs import parse_sampler

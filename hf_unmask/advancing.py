@@ -78,11 +78,11 @@ def status(rows: Rows, run: Run) -> Tensor:
     told = [rows.fault.T, rows.finished[None]]
     if _compacts(rows, run):
         place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
-        left = (rows.masked & (place // run.block_length == rows.block[:, None])).sum(-1)
+        left = (rows.masked & _in_block(place, rows, run)).sum(-1)
         told.append(left[None])
     if run.cache:
-        first = 0 if run.needs.where == "canvas" else rows.block * run.block_length
-        first = (torch.zeros_like(rows.block) + first).clamp(max=rows.masked.shape[1] - 1)
+        first = torch.zeros_like(rows.block) if run.needs.where == "canvas" else _bounds(rows, run)[0]
+        first = first.clamp(max=rows.masked.shape[1] - 1)
         start = run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)[:, 0]
         told += [rows.block_steps[None], start[None]]
     return torch.cat(told)
@@ -132,10 +132,22 @@ def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     slots = torch.arange(window_width(run, canvas), device=rows.key.device)
     if run.needs.where == "canvas":
         return slots.expand(len(rows.key), -1), rows.valid, rows.positions, rows.masked
-    slots = slots + (rows.block * run.block_length)[:, None]
-    inside = slots < rows.length[:, None]
+    start, end = _bounds(rows, run)
+    slots = slots + start[:, None]
+    inside = slots < end[:, None]
     slots = slots.clamp(max=canvas - 1)
     return slots, inside, rows.positions.gather(1, slots), rows.masked.gather(1, slots) & inside
+
+
+def _bounds(rows: Rows, run: Run) -> tuple[Tensor, Tensor]:
+    """First canvas position of each row's active block, and the first one behind it, both [R] long."""
+    start = rows.block * run.block_length - rows.lead
+    return start.clamp(min=0), torch.minimum(start + run.block_length, rows.length)
+
+
+def _in_block(slots: Tensor, rows: Rows, run: Run) -> Tensor:
+    """[R, W] bool, which canvas positions [R, W] or [W] lie in the row's active block."""
+    return (slots + rows.lead[:, None]) // run.block_length == rows.block[:, None]
 
 
 def _read(rows: Rows, run: Run, plan: Plan, slots: Tensor, positions: Tensor, window: Tensor) -> Reading:
@@ -197,7 +209,7 @@ def _step(rows: Rows, run: Run, slots: Tensor, inside: Tensor, masked: Tensor, r
     return Step(
         proposal=reading.proposal,
         masked=masked,
-        eligible=masked & (slots // run.block_length == rows.block[:, None]) if whole else masked,
+        eligible=masked & _in_block(slots, rows, run) if whole else masked,
         valid=inside,
         index=slots,
         length=rows.length,
@@ -248,9 +260,10 @@ def _write(
     block_steps = rows.block_steps + 1
     done = (opening == step.eligible).all(-1)
     if run.sampler.may_stall:  # it can use up its steps; what it left masked stays so
-        done = done | (block_steps >= (rows.length - rows.block * run.block_length).clamp(max=run.block_length))
+        start, end = _bounds(rows, run)
+        done = done | (block_steps >= end - start)
     block = rows.block + done
-    finished = rows.finished | (block * run.block_length >= rows.length)
+    finished = rows.finished | (block * run.block_length >= rows.length + rows.lead)
     if run.check_every > 1:  # its steps then tell where the first fault was
         finished = finished | fault.any(-1)
     return replace(

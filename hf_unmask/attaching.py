@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, Literal, NoReturn
 
 from torch import nn
 
-from hf_unmask.denoisers import Attention, Denoiser
+from hf_unmask.denoisers import Denoiser
+from hf_unmask.families import Attention
 from hf_unmask.generation import generate
+from hf_unmask.integrations.random_canvas import check_sampler, is_canvas_model, standing_in
 
 
 class AttachedGenerate:
@@ -37,6 +40,26 @@ class AttachedGenerate:
         return (LostGenerate, ())
 
 
+class AttachedCanvas(AttachedGenerate):
+    """The ``generate`` of a model whose own loop we ask to let a sampler accept: every other argument is its own."""
+
+    def __init__(self, model: nn.Module, own: Any):
+        self.model = model
+        self.own = own
+
+    def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
+        kind: Any = type(self.model)
+        own = self.own or functools.partial(kind.generate, self.model)
+        if sampler is None:
+            return own(*args, **kwargs)
+        check_sampler(sampler)
+        with standing_in(self.model, sampler):
+            return own(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttachedCanvas:
+        return AttachedCanvas(copy.deepcopy(self.model, memo), copy.deepcopy(self.own, memo))
+
+
 class LostGenerate:
     """What an attached ``generate`` becomes by pickling: it says so instead of decoding in another way."""
 
@@ -57,12 +80,14 @@ def attach(
     pad_token_id: int | None = None,
     shift: Literal[0, 1] | None = None,
     attention: Attention | None = None,
+    block_length: int | None = None,
 ) -> nn.Module:
     """Make ``model.generate(input_ids, sampler=...)`` work on this instance, and return it.
 
     Works on models without a ``generate`` and on remote-code ones that swallow unknown arguments. Without
-    ``sampler`` the model's own ``generate`` runs. The arguments are those of `Denoiser.from_model`. Attaching again
-    the same way, or with no arguments, does nothing. Copies stay attached; an unpickled model must be attached again.
+    ``sampler`` the model's own ``generate`` runs. The arguments are those of `Denoiser.from_model`; a model without a
+    mask token takes none, and its own loop runs with the sampler in it. Attaching again the same way, or with no
+    arguments, does nothing. Copies stay attached; an unpickled model must be attached again.
 
     Raises:
         ValueError: the model is attached with other conventions (``detach`` it first), or cannot be adapted.
@@ -74,10 +99,14 @@ def attach(
         "pad_token_id": pad_token_id,
         "shift": shift,
         "attention": attention,
+        "block_length": block_length,
     }
     present = model.__dict__.get("generate")
     if isinstance(present, AttachedGenerate) and all(value is None for value in given.values()):
         return model
+    own = None if isinstance(present, LostGenerate) else present
+    if is_canvas_model(model):
+        return _attach_canvas(model, own, given)
     denoiser = Denoiser.from_model(model, **given)
     if isinstance(present, AttachedGenerate):
         if not present.denoiser.same_as(denoiser):
@@ -86,8 +115,17 @@ def attach(
                 f"{denoiser.conventions()}: call hf_unmask.detach(model) first"
             )
         return model
-    own = None if isinstance(present, LostGenerate) else present
     model.__dict__["generate"] = AttachedGenerate(denoiser, own)
+    return model
+
+
+def _attach_canvas(model: nn.Module, own: Any, given: dict[str, Any]) -> nn.Module:
+    """A tokenizer may be passed and is not needed; the other conventions are about masks, of which there are none."""
+    meaningless = sorted(name for name, value in given.items() if value is not None and name != "tokenizer")
+    if meaningless:
+        raise ValueError(f"{type(model).__name__} has no mask token: {', '.join(meaningless)} has no meaning, drop it")
+    if not isinstance(own, AttachedCanvas):
+        model.__dict__["generate"] = AttachedCanvas(model, own)
     return model
 
 

@@ -41,6 +41,7 @@ class Rows:
     passes: Tensor  # [R] long, steps that ran on the row, those after its end included
     finished: Tensor  # [R] bool, nothing is left to do
     fault: Tensor  # [R, KINDS] bool, by kind: logits that are not finite, an ineligible opening, no opening
+    lead: Tensor  # [R] long, prompt positions in the first block, of models whose blocks lie fixed; else 0
     sampler_state: State = None
 
     def take(self, index: Tensor) -> Rows:
@@ -148,9 +149,39 @@ def lay_out(
             passes=zeros,
             finished=length == 0,
             fault=zeros[:, None].expand(-1, KINDS) > 0,
+            lead=_lead(denoiser, config, left["attended"], positions, valid),
         ),
         Layout(source),
     )
+
+
+def settle_blocks(denoiser: Denoiser, config: UnmaskingGenerationConfig) -> None:
+    """Give a model that decodes block by block its own block length, or a part of it; others keep what they have."""
+    if denoiser.block_length is None:
+        return
+    if config.block_length is None:
+        config.block_length = denoiser.block_length
+    if denoiser.block_length % config.block_length:
+        raise ValueError(
+            f"`block_length` {config.block_length} does not divide the model's block of {denoiser.block_length} tokens"
+        )
+
+
+def _lead(
+    denoiser: Denoiser, config: UnmaskingGenerationConfig, attended: Tensor, positions: Tensor, valid: Tensor
+) -> Tensor:
+    """[R] long, prompt positions between the beginning of each row's first block and its canvas."""
+    length = valid.sum(-1)
+    if denoiser.block_length is None or config.block_length is None:
+        return torch.zeros_like(length)
+    start = attended.shape[1] - length
+    behind = positions == start[:, None] + torch.arange(positions.shape[1], device=positions.device)
+    if bool((valid & ~behind).any()):
+        raise ValueError(
+            f"this model decodes blocks of {denoiser.block_length} tokens one after the other and cannot fill gaps in "
+            f"a prompt of {attended.shape[1]} positions: the positions to fill must be the last ones"
+        )
+    return (attended.sum(-1) - length) % config.block_length
 
 
 def _inputs(
@@ -170,6 +201,11 @@ def _inputs(
     if attention_mask is None:
         attention_mask = _infer_attention(input_ids, config.pad_token_id, denoiser)
     attended = _bool_like("attention_mask", attention_mask, input_ids)
+    if not denoiser.paddable and not bool(attended.all()):
+        raise ValueError(
+            f"this model takes no padding mask, but row {int((~attended).any(-1).nonzero()[0])} is padded: pass rows "
+            "of equal length"
+        )
     foreign = input_ids[(input_ids < 0) | (input_ids >= denoiser.vocab_size)]  # padding is embedded as well
     if len(foreign):
         raise ValueError(

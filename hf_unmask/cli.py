@@ -197,11 +197,13 @@ def generate(  # noqa: PLR0913 - one argument per option
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Chat template. [default: if the tokenizer has one]")
     ] = None,
+    system: Annotated[str | None, typer.Option(help="First turn of the chat template.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Answer prompts with a masked diffusion language model."""
     with plain_errors():
         from hf_unmask.demo import texts_of
+        from hf_unmask.prompting import encode_prompts
         from hf_unmask.specs import parse_sampler
         from hf_unmask.tiny import TASKS, answer_length
 
@@ -211,7 +213,7 @@ def generate(  # noqa: PLR0913 - one argument per option
         if max_new_tokens is None:
             max_new_tokens = max(map(answer_length, TASKS)) if model == "tiny" else _NEW_TOKENS
         options = {"max_new_tokens": max_new_tokens, "block_length": block_length, "temperature": temperature}
-        encoded = _encode(tokenizer, prompt, chat)
+        encoded = encode_prompts(tokenizer, prompt, chat=chat, system=system)
         began = time.perf_counter()
         watched = prompt if watch else None
         output = _run(network, tokenizer, encoded, watched, as_json, sampler=rule, seed=seed, **options)
@@ -250,21 +252,6 @@ def _numbers(output: UnmaskOutput, row: int, start: int) -> dict[str, Any]:
     return numbers | {name: values[row, start:].tolist() for name, values in rows.items()}
 
 
-def _encode(tokenizer: Any, prompts: list[str], chat: bool | None) -> dict[str, Any]:
-    """Left-padded ids [B, P] and attention mask [B, P]."""
-    has_template = getattr(tokenizer, "chat_template", None) is not None
-    if chat and not has_template:
-        raise ValueError("`--chat` was given, but the tokenizer has no chat template")
-    if has_template and chat is not False:
-        turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    special = not (has_template and chat is not False)
-    encoded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=special)
-    return {name: encoded[name].long() for name in ("input_ids", "attention_mask")}
-
-
 # ----------------------------------------------------------------------------------------------------------- samplers
 
 
@@ -282,6 +269,26 @@ def samplers(as_json: JsonFlag = False) -> None:
             typer.echo(f"{row.name}  ({row.parameters})")
             typer.echo(f"    {row.summary}")
             typer.echo(f"    {row.source}")
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+@app.command()
+def models(as_json: JsonFlag = False) -> None:
+    """List the families of denoisers, what is known of each, and what its support was tested on."""
+    with plain_errors():
+        from hf_unmask.families import table
+
+        rows = table()
+        if as_json:
+            print_json({"models": rows})
+            return
+        for row in rows:
+            facts = [f"{name} {row[name]}" for name in ("mask id", "stop ids", "shift", "attention", "block")]
+            typer.echo(f"{row['family']}  (tested on: {row['tested on']})")
+            typer.echo(f"    {', '.join(facts)}; {row['loaded by']}")
+            typer.echo(f"    {row['checkpoints']}" + (f" ({row['note']})" if row["note"] else ""))
 
 
 # --------------------------------------------------------------------------------------------------- report and watch

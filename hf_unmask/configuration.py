@@ -231,10 +231,11 @@ def _set_values(config: GenerationConfig | None) -> dict[str, Any]:
         return {}
     values = {name: getattr(config, name, None) for name in DEFAULTS}
     values = {name: value for name, value in values.items() if value is not None}
-    if config.do_sample is True and not isinstance(config, UnmaskingGenerationConfig):
+    do_sample = getattr(config, "do_sample", None)  # configs of remote code may lack it
+    if do_sample is True and not isinstance(config, UnmaskingGenerationConfig):
         return values
     others = {name: value for name, value in values.items() if name not in _GREEDY}
-    if config.do_sample is False:
+    if do_sample is False:
         return others | _GREEDY
     # how to draw is taken over as a whole, so that an own config's temperature 0 leaves no foreign ``top_k`` behind
     return _GREEDY | values if isinstance(config, UnmaskingGenerationConfig) else others

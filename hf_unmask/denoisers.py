@@ -13,53 +13,25 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from hf_unmask import head
 from hf_unmask.caching import RowCache
+from hf_unmask.families import (
+    ATTENTIONS,
+    FAMILIES,
+    OFFSET_POSITIONS,
+    Attention,
+    Family,
+    attention_input,
+    known_family,
+)
 from hf_unmask.head import Prediction, held_back
 
-Attention = Literal["2d", "4d"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """Conventions of a family of checkpoints, as data."""
-
-    name: str
-    mask_token_id: int | None  # None: must come from the checkpoint
-    stop_token_ids: tuple[int, ...] = ()
-    shift: int = 0  # 1: the logits at position i - 1 predict position i
-    attention: Attention = "2d"  # "2d": padding mask [B, S]; "4d": boolean [B, 1, S, S]
-    known: bool = True  # whether the output layer is where transformers keeps it
-    cache_refusal: str | None = None  # why keys and values cannot be kept; None: its layers take a ``Cache``
-
-
-#: By ``config.model_type``.
-FAMILIES: dict[str, Family] = {
-    "llada": Family(
-        "LLaDA",
-        mask_token_id=126336,
-        stop_token_ids=(126081, 126348),
-        cache_refusal="its forward asserts that there is no cache",
-    ),
-    "Dream": Family("Dream", mask_token_id=151666, stop_token_ids=(151643,), shift=1, attention="4d"),
-}
-_NATIVE = Family("native masked LM", mask_token_id=None, cache_refusal="its layers do not take past_key_values")
-#: Native classes whose layers take ``past_key_values``.
-_NATIVE_CACHING = {"eurobert"}
-#: Native classes whose position ids start behind the padding id.
-_OFFSET_POSITIONS = {
-    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
-    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-}
-#: Native classes whose padding leaks into the text (convolution, pooling, approximate attention, positions by column).
-_NOT_PADDABLE = {"convbert", "fnet", "funnel", "mra", "nystromformer", "perceiver", "reformer", "yoso"}
 #: Models found to compute with the logits of their output layer, or without calling it as a module.
 _WHOLE_LOGITS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -81,11 +53,12 @@ class Denoiser:
     position_offset: int
     max_length: int | None
     accepts: frozenset[str]
+    block_length: int | None  # of a model that decodes in blocks of its own, counted from the first token
     #: Runs on the positions asked for only. None (and in unknown models): the model's logits are taken as they come.
     output_layer: nn.Module | None
     #: Why keys and values cannot be kept between passes, None if they can.
     cache_refusal: str | None
-    #: Whether the model understands ``attention_mask=None`` as no padding.
+    #: Whether ``attention_mask=None`` means to the model that there is no padding.
     maskless: bool
 
     @classmethod
@@ -111,6 +84,7 @@ class Denoiser:
         pad_token_id: int | None = None,
         shift: Literal[0, 1] | None = None,
         attention: Attention | None = None,
+        block_length: int | None = None,
     ) -> Denoiser:
         """Settle the conventions of ``model``.
 
@@ -120,7 +94,9 @@ class Denoiser:
             tokenizer: asked for ids that the model's configs do not hold.
             mask_token_id, stop_token_ids, pad_token_id: override what is found.
             shift: 1 if the logits at position i - 1 predict position i.
-            attention: "2d" for a padding mask [B, S], "4d" for a boolean [B, 1, S, S].
+            attention: "2d" for a padding mask [B, S], "4d" for a boolean [B, 1, S, S], "block" or "block-additive" if
+                a position sees its own block and those before it, "own" if the model takes no mask.
+            block_length: positions per block of a model that decodes in blocks, counted from the first token.
 
         Raises:
             ValueError: unknown model, or an id that is missing or outside the vocabulary.
@@ -149,7 +125,7 @@ class Denoiser:
                 f"the tokenizer knows {len(tokenizer)} tokens, the model {vocab_size}: they do not belong together"
             )
         offset = 0
-        if getattr(config, "model_type", None) in _OFFSET_POSITIONS:
+        if getattr(config, "model_type", None) in OFFSET_POSITIONS:
             offset = int(config.pad_token_id) + 1
         limit = getattr(config, "max_position_embeddings", None)
         return cls(
@@ -163,9 +139,10 @@ class Denoiser:
             position_offset=offset,
             max_length=None if limit is None else int(limit) - offset,
             accepts=frozenset(inspect.signature(model.forward).parameters),
+            block_length=_block_length(family, config, block_length),
             output_layer=_output_layer(model) if family.known else None,
             cache_refusal=_cache_refusal(model, family),
-            maskless=family.known and family.attention == "2d" and attention in (None, "2d"),
+            maskless=family.maskless and attention in (None, "2d"),
         )
 
     def __post_init__(self) -> None:
@@ -176,6 +153,8 @@ class Denoiser:
                 raise ValueError(
                     f"`{name}` {token} is outside the vocabulary of {self.vocab_size} tokens: pass the right id"
                 )
+        if self.attention in ("block", "block-additive") and self.block_length is None:
+            raise ValueError(f"attention {self.attention!r} means blocks: pass block_length=..., got None")
 
     def same_as(self, other: Denoiser) -> bool:
         """Whether both adapt the same model object by the same conventions."""
@@ -183,7 +162,7 @@ class Denoiser:
 
     def conventions(self) -> dict[str, Any]:
         """What was settled about the model."""
-        names = ("mask_token_id", "stop_token_ids", "pad_token_id", "shift", "attention")
+        names = ("mask_token_id", "stop_token_ids", "pad_token_id", "shift", "attention", "block_length")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -259,29 +238,39 @@ class Denoiser:
         first = attended.int().argmax(-1, keepdim=True)
         return torch.maximum(positions - self.shift, first)
 
+    @property
+    def paddable(self) -> bool:
+        """Whether rows of unequal length can share a batch."""
+        return self.attention != "own"
+
     def _inputs(self, tokens: Tensor, attended: Tensor | None, columns: Tensor | None) -> dict[str, Any]:
         """Arguments of the model's forward for all columns, or for ``columns`` [B, Q] long."""
         if attended is None:
             known = tokens.new_ones(1, dtype=torch.bool).expand(tokens.shape)
-            end = self.position_offset + tokens.shape[1]
-            places = torch.arange(self.position_offset, end, device=tokens.device).expand(tokens.shape)
+            places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         else:
             known = attended
-            places = (known.cumsum(-1) - 1).clamp(min=0) + self.position_offset
-        mask: Tensor | None
+            places = (known.cumsum(-1) - 1).clamp(min=0)
         if columns is not None:
             tokens, places = tokens.gather(1, columns), places.gather(1, columns)
-            mask = self._rectangle(attended, known, columns.shape[1])
+            masks: dict[str, Any] = {"attention_mask": self._rectangle(attended, known, columns.shape[1])}
         elif attended is None and self.maskless:
-            mask = None
-        elif self.attention == "2d":
-            mask = known.long()
+            masks = {"attention_mask": None}
         else:
-            # padded queries see the real keys too: a fully masked row would be NaN in some kernels
-            mask = known[:, None, None, :].expand(-1, 1, known.shape[1], -1)
+            masks = self._masks(known, places)
+        if self.position_offset:
+            places = places + self.position_offset
         extras = {"position_ids": places, "use_cache": False, "return_dict": True}
-        extras = {name: value for name, value in extras.items() if name in self.accepts}
-        return {"input_ids": tokens, "attention_mask": mask, **extras}
+        return {"input_ids": tokens, **masks, **{name: extras[name] for name in extras if name in self.accepts}}
+
+    def _masks(self, attended: Tensor, places: Tensor) -> dict[str, Any]:
+        """What the forward pass gets beside tokens and positions."""
+        dtype = getattr(self.model, "dtype", torch.float32)
+        mask = attention_input(self.attention, attended, places, self.block_length, dtype)
+        if mask is not None:
+            return {"attention_mask": mask}
+        extras = {"block_size": self.block_length, "timesteps": torch.zeros(len(attended), device=attended.device)}
+        return {name: value for name, value in extras.items() if name in self.accepts and value is not None}
 
     def _rectangle(self, attended: Tensor | None, known: Tensor, queries: int) -> Tensor | None:
         """[B, 1, Q, S], the mask of a pass over some columns."""
@@ -321,26 +310,34 @@ def _family(model: nn.Module, shift: int | None, attention: Attention | None) ->
     """The family of a model; a stand-in if both conventions are given explicitly."""
     if shift not in (None, 0, 1):
         raise ValueError(f"`shift` must be 0 or 1, got {shift!r}")
-    if attention not in (None, "2d", "4d"):
-        raise ValueError(f"`attention` must be '2d' or '4d', got {attention!r}")
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    if type(model).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() and type(model).__module__.startswith(
-        "transformers."
-    ):
-        if model_type in _NOT_PADDABLE or getattr(model.config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"{type(model).__name__} (model_type {model_type!r}) is an encoder-decoder or cannot be left-padded: "
-                "use an encoder such as ModernBertForMaskedLM"
+    if attention is not None and attention not in ATTENTIONS:
+        raise ValueError(f"`attention` must be one of {', '.join(ATTENTIONS)}, got {attention!r}")
+    family = known_family(model)
+    if family is not None:
+        if shift not in (None, family.shift):
+            warnings.warn(
+                f"{type(model).__name__} is of the family {family.name}, whose logits have shift {family.shift}, but "
+                f"shift={shift} was passed: its tokens will be wrong unless this checkpoint was trained that way",
+                stacklevel=4,
             )
-        return replace(_NATIVE, cache_refusal=None) if model_type in _NATIVE_CACHING else _NATIVE
+        return family
     if shift is None or attention is None:
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
         raise ValueError(
             f"{type(model).__name__} (model_type {model_type!r}) is neither a native masked language model nor of a "
-            f"known family ({', '.join(FAMILIES)}): say how it predicts with shift=0 or 1 and attention='2d' or '4d'"
+            f"known family ({', '.join(family.name for family in FAMILIES)}): say how it predicts with shift=0 or 1 "
+            "and attention='2d' or '4d'"
         )
     return Family(type(model).__name__, mask_token_id=None, known=False, cache_refusal="it is of no known family")
+
+
+def _block_length(family: Family, config: Any, given: int | None) -> int | None:
+    """Explicit, from the config, from the table."""
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise ValueError(f"`block_length` must be an int of at least 1, got {given!r}")
+    if given is None and family.block_length_key is not None:
+        given = getattr(config, family.block_length_key, None)
+    return family.block_length if given is None else int(given)
 
 
 def _first(sources: tuple[Any, ...], name: str, default: Any) -> Any:

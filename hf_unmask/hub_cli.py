@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_unmask.terminal import JsonFlag, auto_class, plain_errors, print_json, quiet_libraries
+from hf_unmask.terminal import JsonFlag, plain_errors, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from hf_unmask.denoisers import Denoiser
@@ -132,7 +133,7 @@ def info(
     max_bytes: MaxBytesOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a policy is and what it was trained for."""
+    """Say what a policy is, what it was trained for, and what its card claims about results."""
     with _plain_errors():
         from hf_unmask.policy.files import WEIGHTS
 
@@ -150,12 +151,13 @@ def info(
             "speed_conditioned": config.speed_conditioned,
             "schema_version": config.schema_version,
         }
-        code = _code(policy, folder, commit)
+        code, results = _code(policy, folder, commit), _results(policy, folder)
         if as_json:
-            print_json({**facts, "code": code, "trained_for": config.trained_for})
+            print_json({**facts, "code": code, "trained_for": config.trained_for, "results": results})
             return
         for key, value in {**facts, "code": _shown_code(code), **config.trained_for}.items():
             typer.echo(f"{key}: {_shown(value)}")
+        typer.echo(_shown_results(results))
 
 
 def _shown(value: Any) -> str:
@@ -278,6 +280,27 @@ def _code(policy: str, folder: Path, commit: str | None) -> list[str] | None:
     return sorted(name if name.isprintable() else ascii(name) for name in found)
 
 
+def _results(policy: str, folder: Path) -> list[dict[str, str]] | None:
+    """What the card's metadata say was measured. None: the Hub does not answer."""
+    import httpx2  # see above
+
+    from hf_unmask.policy.published import find_card, published_results
+
+    try:
+        card = find_card(policy, folder)
+    except (OSError, httpx2.TransportError):
+        return None
+    return [asdict(result) for result in published_results(card or "")]
+
+
+def _shown_results(results: list[dict[str, str]] | None) -> str:
+    if not results:
+        return "results: unknown, the Hub does not answer" if results is None else "results: -"
+    from hf_unmask.evaluation.markdown import table
+
+    return "\n" + table(["results, as its card says", "metric", "value"], [list(row.values()) for row in results])
+
+
 def _shown_code(code: list[str] | None) -> str:
     if code is None:
         return "unknown, the Hub does not answer"
@@ -290,6 +313,7 @@ def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denois
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     from hf_unmask.denoisers import Denoiser
+    from hf_unmask.loading import auto_class
     from hf_unmask.tiny import load_tiny
 
     if name == "tiny":

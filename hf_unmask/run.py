@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from hf_unmask.canvas import Layout, Rows, lay_out
+from hf_unmask.canvas import Layout, Rows, lay_out, settle_blocks
 from hf_unmask.configuration import CacheMode, UnmaskingGenerationConfig, resolve_config
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.reading import TokenDraw
@@ -53,6 +53,7 @@ def prepare(
     """Resolve options, lay out the rows and let everybody check what it is used on."""
     config = resolve_config(_own_config(model), generation_config, options)
     denoiser = _adapter(model, config, tokenizer)
+    settle_blocks(denoiser, config)
     if isinstance(sampler, type) or not isinstance(sampler, SamplerProtocol):
         raise ValueError(f"`sampler` must be a sampler such as ThresholdSampler(0.9), got {sampler!r}")
     banned = _banned(denoiser, config.suppress_tokens or ())

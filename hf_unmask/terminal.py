@@ -66,9 +66,9 @@ def load_model(
 ) -> tuple[Any, Any]:
     """An attached model in eval mode, and its tokenizer."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from hf_unmask.attaching import attach
+    from hf_unmask.loading import load_denoiser
     from hf_unmask.tiny import load_tiny
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -79,22 +79,5 @@ def load_model(
         tiny, tokenizer = load_tiny()
         return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(name, **source)
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    loaded = auto_class(config, name).from_pretrained(name, dtype=dtype, **source).to(device).eval()
-    return attach(loaded, tokenizer=tokenizer), tokenizer
-
-
-def auto_class(config: Any, name: str) -> Any:
-    """The masked-LM class where there is one, else the class that the repository's own code registers."""
-    import transformers
-
-    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
-        return transformers.AutoModelForMaskedLM
-    for entry in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel"):
-        if entry in (getattr(config, "auto_map", None) or {}):
-            return getattr(transformers, entry)
-    raise ValueError(
-        f"{name!r} holds a {config.model_type!r} model, which is neither a masked language model of transformers nor "
-        "one with code of its own"
-    )
+    return load_denoiser(name, dtype=dtype, device=device, tokenizer=tokenizer, **source), tokenizer

@@ -6,12 +6,13 @@ changes the tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from models import EOS, MASK, PAD, VOCAB, tiny_eurobert
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.modeling_outputs import MaskedLMOutput
 
 
@@ -122,6 +123,135 @@ class DreamDouble(Double):
     def generate(self, inputs: Tensor, **kwargs: Any) -> Tensor:
         """Swallows whatever it does not know, ``sampler`` included."""
         return self.diffusion_generate(inputs, kwargs.get("max_new_tokens", 4))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the families' own files say, written down a second time, so that an edit of the package's table shows."""
+
+    mask: int | None
+    stops: tuple[int, ...]
+    shift: int
+    attention: str
+    block: int | None = None
+
+
+ROWS = {
+    "llada": Row(126336, (126081, 126348), 0, "2d"),
+    "lladamoe": Row(156895, (156892,), 0, "2d"),
+    "llada2_moe": Row(156895, (156892,), 0, "block-additive", 32),
+    "Dream": Row(151666, (151643,), 1, "4d"),
+    "a2d-qwen3": Row(None, (), 0, "2d"),
+    "Fast_dLLM_Qwen": Row(151665, (151645,), 1, "own", 32),
+    "sdar": Row(151669, (), 0, "block", 4),
+    "mdlm": Row(50257, (), 0, "own"),
+}
+
+
+class RowDoubleConfig(LladaDoubleConfig):
+    """Of any family: ``model_type`` is set on the instance."""
+
+    block_size: int | None = None
+    bd_size: int | None = None
+
+
+def block_causal(places: Tensor, block_length: int) -> Tensor:
+    """places [B, S] -> [B, 1, S, S] bool, restated."""
+    block = places.div(block_length, rounding_mode="floor")
+    return (block[:, None, :] <= block[:, :, None])[:, None]
+
+
+class BlockDouble(Double):
+    """Block-causal: the caller's mask decides what is seen, and it must have the family's form."""
+
+    config_class = RowDoubleConfig
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        output_hidden_states: bool | None = None,
+    ) -> MaskedLMOutput:
+        rows, length = input_ids.shape
+        dtype = torch.bool if ROWS[self.config.model_type].attention == "block" else self.dtype
+        if attention_mask.dtype != dtype or attention_mask.shape != (rows, 1, length, length):
+            raise ValueError(f"attention_mask must be {dtype} [B, 1, S, S], got {attention_mask.dtype}")
+        return self.backbone(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            output_hidden_states=bool(output_hidden_states),
+        )
+
+
+class OwnBlocksDouble(Double):
+    """Logits at i - 1 predict i; the block mask is made inside, from columns; an attention mask is ignored."""
+
+    config_class = RowDoubleConfig
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        block_size: int = 32,
+        output_hidden_states: bool | None = None,
+    ) -> MaskedLMOutput:
+        columns = torch.arange(input_ids.shape[1])[None]
+        output = self.backbone(
+            input_ids,
+            attention_mask=block_causal(columns, block_size).expand(len(input_ids), -1, -1, -1),
+            output_hidden_states=bool(output_hidden_states),
+        )
+        output.logits = output.logits.roll(-1, dims=1)
+        return output
+
+
+class TimedDouble(Double):
+    """No attention mask at all, and a time per row."""
+
+    config_class = RowDoubleConfig
+
+    def forward(self, input_ids: Tensor, timesteps: Tensor, output_hidden_states: bool | None = None) -> MaskedLMOutput:
+        if timesteps.shape != input_ids.shape[:1]:
+            raise ValueError(f"timesteps must be [B], got {tuple(timesteps.shape)}")
+        return self.backbone(input_ids, output_hidden_states=bool(output_hidden_states))
+
+
+class BidirectionalQwen3(Qwen3ForCausalLM):
+    """A causal class of transformers run bidirectionally, by a padding mask [B, S]."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **options: Any) -> Any:
+        if attention_mask.ndim != 2:
+            raise ValueError(f"attention_mask must be [B, S], got {tuple(attention_mask.shape)}")
+        seen = attention_mask[:, None, None, :].bool().expand(-1, 1, input_ids.shape[1], -1)
+        mask = {"full_attention": seen}
+        return super().forward(input_ids, attention_mask=mask, position_ids=position_ids, **options)
+
+
+def a2d_double(dtype: torch.dtype = torch.float32) -> BidirectionalQwen3:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen3Config(
+        **sizes, vocab_size=VOCAB, intermediate_size=48, head_dim=8, max_position_embeddings=128,
+        pad_token_id=PAD, eos_token_id=EOS, initializer_range=0.3, tie_word_embeddings=False,
+    )  # fmt: skip
+    config.model_type, config.mask_token_id = "a2d-qwen3", MASK
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return BidirectionalQwen3(config).to(dtype).eval()
+
+
+_KINDS = {"block": BlockDouble, "block-additive": BlockDouble, "2d": LladaDouble, "4d": DreamDouble}
+
+
+def row_double(model_type: str, dtype: torch.dtype = torch.float32, **config: Any) -> Double:
+    """The double of a row of the table, by its conventions alone."""
+    row = ROWS[model_type]
+    kind = _KINDS.get(row.attention) or (OwnBlocksDouble if row.block else TimedDouble)
+    settings = RowDoubleConfig(**config)
+    settings.model_type = model_type
+    return kind(settings).to(dtype).eval()
 
 
 def llada_double(dtype: torch.dtype = torch.float32, **config: Any) -> LladaDouble:

@@ -32,7 +32,8 @@ def main(folder: Path, repo: str, token: str) -> None:
     tuned.train()
     pushed = tuned.push_to_hub("Tuned", repo_id=repo, results=evaluation, license="mit", revision="tuned")
     commits.append(pushed.oid)
-    sys.stdout.write(json.dumps(commits) + "\n")
+    older = make_trainer(folder / "older", repo, denoiser=tiny_eurobert(), policy_revision=commits[0])
+    sys.stdout.write(json.dumps([*commits, older.policy.config.trained_for["lineage"]]) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hf_unmask.policy.card import folder_card, render_card, retagged
 from hf_unmask.policy.drop_in import DROP_IN_TAG
 from hf_unmask.policy.hub import is_rendered, seal
 from hf_unmask.policy.measured import read_measured
+from hf_unmask.policy.published import PublishedResult, published_results
 
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": None, "max_new_tokens": 16}
 
@@ -218,3 +219,36 @@ def test_a_card_without_metadata_stays_as_it_is(wanted):
 def test_metadata_that_cannot_be_read_are_no_traceback():
     with pytest.raises(ValueError, match="metadata of the card cannot be read"):
         retagged("---\ntags: [\n---\n# Card\n", DROP_IN_TAG, wanted=True)
+
+
+def test_results_can_be_read_back(policy, evaluation):
+    found = published_results(render_card(policy, results=evaluation))
+    assert len(found) == 8 and found[0].metric.startswith("exact (learned:<org/name>")
+    assert {result.value for result in found} >= {"0.3", "4"}
+
+
+HOSTILE = {
+    "no metadata": "# Title",
+    "not YAML": "---\na: [\n---\n",
+    "too deep": f"---\nmodel-index: {'[' * 5000}{']' * 5000}\n---\n",
+    "a number of many digits": "---\nmodel-index: 1" + "0" * 5000 + "\n---\n",
+    "no list": "---\nmodel-index: 3\n---\n",
+    "lists of nothing": "---\nmodel-index: [1, {results: [{metrics: [x, null]}, 2]}]\n---\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_metadata_of_another_form_hold_no_results(name):
+    assert published_results(HOSTILE[name]) == []
+
+
+def test_what_a_hostile_card_claims_is_shortened_and_moves_no_cursor():
+    """Escape sequences, a value that cannot be formatted, and a list of aliases that would never end."""
+    text = """---
+m: &m {{name: "a\\e[2J", value: 0x{}}}
+r: &r {{dataset: {{name: [1]}}, metrics: [{}]}}
+model-index: [{{results: [{}]}}]
+---
+""".format("f" * 5000, ",".join(["*m"] * 1000), ",".join(["*r"] * 1000))
+    found = published_results(text)
+    assert len(found) == 200 and set(found) == {PublishedResult("-", "'a\\x1b[2J'", "-")}

@@ -52,6 +52,14 @@ def test_samplers() -> None:
     assert {"threshold", "learned"} <= {row["name"] for row in rows}
 
 
+def test_models() -> None:
+    """A family that is listed without saying what its support rests on."""
+    text = call("models").stdout
+    rows = json.loads(call("models", "--json").stdout)["models"]
+    assert {row["tested on"] for row in rows} <= {"real weights", "native class", "double", "expected"}
+    assert all(f"{row['family']}  (tested on: {row['tested on']})" in text for row in rows) and len(rows) > 8
+
+
 def test_generate_prints_one_text_per_prompt() -> None:
     lines = call(*GENERATE, "--prompt", "3+4-2=", "--prompt", "5+8+1+1=").stdout.splitlines()
     assert len(lines) == 2 and lines[0].startswith("3+4")

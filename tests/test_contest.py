@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from operating_points import SETTING, operating_point
+from operating_points import operating_point
 
 from hf_unmask.evaluation.contest import ANYWHERE, HEURISTIC, budgets_of, contest, contest_table, dials_within
-from hf_unmask.evaluation.records import Setting
 
 POLICY = "learned:here"
-
-
-def setting(length, block):
-    return Setting(**SETTING | {"max_new_tokens": length, "block_length": block})
 
 
 @pytest.mark.parametrize(
@@ -28,7 +23,7 @@ def setting(length, block):
 )
 def test_budgets(length, block, expected):
     """A short answer whose smallest budget is no budget; a last short block that is not counted."""
-    assert budgets_of(setting(length, block)) == expected
+    assert budgets_of(length, block) == expected
 
 
 def test_each_method_brings_its_most_accurate_dial_within_the_budget():

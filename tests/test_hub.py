@@ -179,6 +179,7 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         "cli pull too large": command("pull", "ann/from-cli", place / "no", "--max-bytes", 100),
         "cli info": command("info", "ann/policy", "--json"),
         "cli info folder": command("info", copy),
+        "cli info measured": command("info", "ann/measured"),
         "cli verify": command("verify", copy, "--model", "tiny", "--json"),
         "cli verify without weights": command("verify", copy, "--model", place / "denoiser", "--block-length", 0),
         "cli verify fits": command("verify", "ann/tiny", "--model", "tiny", "--block-length", 8),
@@ -455,6 +456,15 @@ def test_command_info(hub, pushing):
     assert found["observation"] == "canvas" and found["action"] == "bernoulli" and found["trained_for"] == RECORD
     text = pushing["cli info folder"]["value"]["out"].splitlines()
     assert {"commit: -", "base_model: org/denoiser", "lineage: org/first", "block_length: 32"} <= set(text)
+    assert found["results"] == [] and text[-1] == "results: -"
+
+
+def test_command_info_shows_the_results_of_the_card(hub, pushing):
+    card = front_matter(hub.files("ann/measured")["README.md"].decode())
+    claimed = [metric for result in card["model-index"][0]["results"] for metric in result["metrics"]]
+    table = pushing["cli info measured"]["value"]["out"].splitlines()[-len(claimed) :]
+    for metric, line in zip(claimed, table, strict=True):
+        assert metric["name"] in line and f"| {metric['value']:.4g} |" in line
 
 
 def test_command_verify(pushing):
@@ -525,7 +535,7 @@ def test_code_beside_a_policy_is_neither_fetched_nor_run(hub, place, first, pull
     assert value(pulling["code"])["digest"] == digest(policy_of(**FIRST))
     assert json.loads(value(pulling["code, command"])["out"])["code"] == ["custom_generate/generate.py"]
     stages = {stage for stage, owner in hub.requests if owner == "liz"}
-    assert stages == {f"{verb} {name}" for verb in ("head", "get") for name in FILES - {"README.md"}} | {"info"}
+    assert stages == {f"{verb} {name}" for verb in ("head", "get") for name in FILES} | {"info"}
     assert not (place / CANARY).exists()
     with pytest.raises(OSError, match="No such file"):  # the canary sings: only the folder is not there
         exec(canary_code(place / "nowhere"))

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from hf_unmask.families import table
 from hf_unmask.specs import sampler_table
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,18 @@ def samplers_markdown() -> str:
         source = f"[link]({row.source})" if row.source else ""
         lines.append(f"| `{row.name}` | `{row.class_name}({row.parameters})` | {summary} | {source} |")
     return "\n".join(lines)
+
+
+def models_markdown() -> str:
+    """The table of supported models; printed as well."""
+    lines = []
+    for row in table():
+        cells = {**row, "tested on": f"**{row['tested on']}**"}
+        note = cells.pop("note")
+        cells["checkpoints"] += f" ({note})" if note else ""
+        lines.append("| " + " | ".join(cells.values()) + " |")
+    names = list(cells)
+    return "\n".join(["| " + " | ".join(names) + " |", "|---" * len(names) + "|", *lines])
 
 
 def between(name: str) -> str:
@@ -48,6 +61,11 @@ def test_sampler_table_is_current() -> None:
     assert between("samplers") == samplers_markdown()
 
 
+def test_model_table_is_current() -> None:
+    """A row that changes must reach the README, and the README may not promise more than the rows."""
+    assert between("models") == models_markdown()
+
+
 @pytest.mark.parametrize("folder", ["hf_unmask", "trainers"])
 def test_layout_names_every_file(folder: str) -> None:
     layout = README.split("## Layout")[1]
@@ -70,4 +88,4 @@ def test_commands_exist() -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(samplers_markdown() + "\n")
+    sys.stdout.write(samplers_markdown() + "\n\n" + models_markdown() + "\n")

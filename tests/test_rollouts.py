@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from accelerate import Accelerator
 from models import EOS, MASK, tiny_eurobert
 from torch import Tensor
 from training import CONDITIONED, SETTINGS, SMALL, random_policy
@@ -22,7 +23,7 @@ from hf_unmask.trainers import UnmaskingGRPOConfig
 from hf_unmask.trainers.environment import Environment, row_seeds
 from hf_unmask.trainers.experts import Expert, parse_experts
 from hf_unmask.trainers.rollouts import RecordingSampler, Rollouts, mixed_with_expert, replay, roll_out
-from hf_unmask.trainers.speeds import gradient_norms, group_speeds
+from hf_unmask.trainers.speeds import gradient_norms, group_speeds, price_scales
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12], [5, 6], [13, 14]]
 POSITIONS = [7, 4, 1, 6, 7]
@@ -398,6 +399,13 @@ def test_speeds_are_even_equal_in_a_group_and_new_each_time():
     assert len(gaps) == 8 and gaps.max() < 0.25
     assert not torch.equal(speeds, group_speeds(1, groups, seed=3))
     assert not torch.equal(speeds, group_speeds(0, groups, seed=4))
+
+
+def test_the_scale_of_a_group_is_what_right_answers_would_earn():
+    costs = [(1, 1.0), (3, 1.0), (4, 0.0), (4, 0.0)]
+    rows = [{"steps": steps, "positions": 4, "alpha": alpha} for steps, alpha in costs]
+    found = price_scales(rows, 2, Accelerator(cpu=True))
+    assert found.tolist() == [0.75, 0.75, 1.0, 1.0]
 
 
 def test_gradient_norms_tell_slow_from_fast(denoiser):

@@ -622,7 +622,7 @@ OTHER_VALUES = {
     "margin": {"k": 2, "steps_per_block": 3},
     "pc": {"decay": 2.0, "alpha": 0.5, "k": 2, "steps_per_block": 2, "frequencies": None},
     "random": {"k": 2, "steps_per_block": 2},
-    "threshold": {"threshold": 0.5},
+    "threshold": {"threshold": 0.5, "minimum": 3},
 }
 
 

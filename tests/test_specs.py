@@ -179,4 +179,4 @@ def test_table():
     for row in rows.values():
         assert row.summary.endswith(".")
         assert row.source.startswith("https://") and row.source[-1].isalnum()
-    assert rows["threshold"].parameters == "threshold=0.9"
+    assert rows["threshold"].parameters == "threshold=0.9, minimum=1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -92,6 +93,33 @@ def test_later_passes_have_other_ratios(tmp_path):
     run.train()
     first, second, third, fourth = ((ratio - 1).abs().max().item() for ratio in ratios(run.seen))
     assert max(first, third) < 1e-5 < 1e-2 < min(second, fourth)
+
+
+def test_a_range_of_prices_is_the_policys_from_then_on(tmp_path):
+    """Prices that the rewards have, but neither the policy's config nor its record."""
+    for policy in (random_policy(**CONDITIONED), UnmaskingPolicyConfig(**SMALL)):
+        run = make_trainer(tmp_path, policy, alpha_range=[0.5, 20.0], max_steps=1)
+        run.train()
+        assert run.policy.config.log_alpha_range == [math.log(0.5), math.log(20.0)]
+    with pytest.raises(ValueError, match="speed_conditioned=True"):
+        make_trainer(tmp_path, random_policy(), alpha_range=[0.5, 20.0])
+
+
+def test_high_prices_teach_as_much_as_low_ones_on_request(tmp_path):
+    """Advantages that shrink with the price of a step, or rollouts of a group that are scaled differently."""
+    seen = []
+    for scaled in (False, True):
+        policy, settings = random_policy(**CONDITIONED), {"max_steps": 1, "learning_rate": 0.0, "scale_prices": scaled}
+        run = make_trainer(tmp_path, policy, SpeedReward(letters), **settings)
+        run.train()
+        seen.append({name.split("/")[-1]: value for name, value in run.seen[0].items()})
+    plain, scaled = seen  # rows in one order, but groups are no longer side by side
+    speeds, steps = plain["speed"][:, 0], plain["mask"].sum(-1)
+    for speed in speeds.unique():
+        group, alpha = speeds == speed, math.exp(run.policy.config.log_alpha(speed.item()))
+        worth = ((1 - (steps[group] - 1) / 6) ** alpha).mean()
+        assert group.sum() == run.args.group_size and worth < 0.9
+        torch.testing.assert_close(scaled["advantages"][group] * worth, plain["advantages"][group])
 
 
 # The losses

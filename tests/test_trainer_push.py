@@ -42,6 +42,12 @@ def test_the_record_names_the_version_and_where_the_policy_came_from(tmp_path):
     assert record["lineage"] == ["start"] and record["hf_unmask_version"] == __version__
 
 
+def test_a_revision_of_what_has_none_is_refused(tmp_path):
+    for policy in (None, tmp_path):
+        with pytest.raises(ValueError, match="policy_revision='main'"):
+            make_trainer(tmp_path, policy, policy_revision="main")
+
+
 def test_a_long_lineage_drops_the_oldest_and_says_so():
     """The 101st fine-tuning that fails, or one whose lineage silently begins in the middle."""
     lineage: list[str] = []
@@ -62,7 +68,8 @@ def test_training_and_pushing_write_the_token_nowhere(tmp_path):
         command = [sys.executable, push_run.__file__, str(tmp_path), "ann/policy", token]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
-        main, tuned = json.loads(done.stdout.splitlines()[-1])
+        main, tuned, lineage = json.loads(done.stdout.splitlines()[-1])
+        assert lineage == [f"ann/policy@{main}"], "a revision that is not that of the branch"
         assert hub.repositories["ann/policy"].private
         assert (hub.head("ann/policy"), hub.head("ann/policy", "tuned")) == (main, tuned)
         assert token not in done.stdout + done.stderr

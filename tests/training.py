@@ -95,7 +95,7 @@ class Watched(UnmaskingGRPOTrainer):
 
 def make_trainer(output: Any, policy: Any = None, reward: Any = letters, **options: Any) -> Watched:
     """``options``: arguments of the trainer by their names, everything else is a setting."""
-    parts = ("denoiser", "train_dataset", "eval_dataset", "processing_class", "callbacks")
+    parts = ("denoiser", "train_dataset", "eval_dataset", "processing_class", "callbacks", "policy_revision")
     given = {name: options.pop(name) for name in parts if name in options}
     made = {"train_dataset": rows(4), "processing_class": tiny_tokenizer(), **given}
     made.setdefault("denoiser", tiny_eurobert())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,17 +16,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 
 _logger = logging.getLogger(__name__)
+_ECHO = 1.0  # seconds
 
 
 class StopAtRolloutBoundary(TrainerCallback):
     """The first Ctrl-C saves a checkpoint where the next batch of rollouts would begin, and ends training there.
 
-    Earlier would not do: TRL's buffer of rollouts is not part of a checkpoint. A second Ctrl-C interrupts at once.
+    Earlier would not do: TRL's buffer of rollouts is not part of a checkpoint. A second Ctrl-C interrupts at once, not
+    an echo of the first: torchrun passes on what a terminal has already sent to all processes.
     """
 
     def __init__(self, steps_per_rollout: int) -> None:
         self.steps_per_rollout = steps_per_rollout
         self.asked = False
+        self._asked_at = -math.inf
         self._before: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -52,9 +57,13 @@ class StopAtRolloutBoundary(TrainerCallback):
             self._before = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.asked = True
-        self.release()
+        del frame
+        if self.asked:
+            if time.monotonic() - self._asked_at > _ECHO:
+                self.release()
+                signal.raise_signal(number)
+            return
+        self.asked, self._asked_at = True, time.monotonic()
         _logger.warning("interrupted: saving at the end of this batch of rollouts (again Ctrl-C: stop at once)")
 
 

@@ -97,6 +97,7 @@ def build(script: ScriptArguments, args: UnmaskingGRPOConfig) -> UnmaskingGRPOTr
         train_dataset=training_data(script, tokenizer, args.seed),
         eval_dataset=validation_data(script, tokenizer),
         processing_class=tokenizer,
+        policy_revision=script.policy_revision,
     )
     local = Path(str(script.dataset)).expanduser()  # of which only the name is anybody's business
     trainer.policy.config.trained_for["dataset"] = local.resolve().name if local.exists() else script.dataset

@@ -118,6 +118,14 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
         default=1.0,
         metadata={"help": "Price of a step, the exponent in `SpeedReward`. A speed-conditioned policy draws its own."},
     )
+    alpha_range: list[float] | None = field(
+        default=None,
+        metadata={"help": "One policy for all speeds: the price of a step at speed 0 and at speed 1, e.g. 0.3 10."},
+    )
+    scale_prices: bool = field(
+        default=False,
+        metadata={"help": "Divide advantages by their group's mean speed factor: else high prices teach little."},
+    )
 
     # Validation: the policy as it is used, with the fallback, one answer per prompt.
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used: one answer per prompt."})
@@ -157,6 +165,10 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
             value = getattr(self, name)
             if not (name in _OPTIONAL if value is None else value >= least):
                 raise ValueError(f"`{name}` must be at least {least}, got {value!r}")
+        if self.alpha_range is not None and not (
+            len(self.alpha_range) == 2 and 0 < self.alpha_range[0] < self.alpha_range[1]
+        ):
+            raise ValueError(f"`alpha_range` takes two numbers, 0 < low < high, got {self.alpha_range}")
         if not self.eval_policy_temperature > 0:
             raise ValueError(f"`eval_policy_temperature` must be above 0, got {self.eval_policy_temperature!r}")
         if not self.eval_speeds or not all(0 <= speed <= 1 for speed in self.eval_speeds):
@@ -190,3 +202,7 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
 
     def __repr__(self) -> str:  # the one that a dataclass makes would show tokens
         return str(self)
+
+
+def _is_range(alphas: list[float]) -> bool:
+    return len(alphas) == 2 and 0 < alphas[0] < alphas[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hf_unmask import __version__
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.policy.compatibility import model_name
 from hf_unmask.policy.config import UnmaskingPolicyConfig, extended_lineage
-from hf_unmask.policy.hub import commit_of
+from hf_unmask.policy.hub import commit_of, is_repository
 from hf_unmask.policy.loading import find_policy, load_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 
@@ -23,14 +24,17 @@ from .config import UnmaskingGRPOConfig
 
 
 def policy_to_train(
-    policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, args: UnmaskingGRPOConfig
+    policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, args: UnmaskingGRPOConfig, revision: str | None = None
 ) -> UnmaskingPolicy:
     """The module to train: the one given, a fresh one of a config, or a loaded one with its origin in its lineage.
 
     Raises:
-        ValueError: settings that do not go with this policy.
+        ValueError: settings that do not go with this policy; a revision of what is in no repository.
     """
-    found = _module(policy, args.seed)
+    if revision is not None and not (isinstance(policy, str) and is_repository(policy)):
+        shown = policy if isinstance(policy, str | Path) else f"a {type(policy).__name__}"
+        raise ValueError(f"`policy_revision={revision!r}` is for a policy ORG/NAME on the Hub, not for {shown}")
+    found = _module(policy, args, revision)
     if found.config.action != "bernoulli" and (args.entropy_coef or args.use_adaptive_entropy):
         raise ValueError(
             f"`entropy_coef={args.entropy_coef}` and `use_adaptive_entropy={args.use_adaptive_entropy}` need a policy "
@@ -39,14 +43,32 @@ def policy_to_train(
     return found
 
 
-def _module(policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, seed: int) -> UnmaskingPolicy:
-    if isinstance(policy, UnmaskingPolicy):
-        return policy
+def _module(
+    policy: UnmaskingPolicy | UnmaskingPolicyConfig | str | Path, args: UnmaskingGRPOConfig, revision: str | None
+) -> UnmaskingPolicy:
     if isinstance(policy, UnmaskingPolicyConfig):
+        config = copy.deepcopy(policy)
+        config.speed_conditioned |= args.alpha_range is not None
+        _set_prices(config, args)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return UnmaskingPolicy(copy.deepcopy(policy))
-    folder = find_policy(policy)
+            torch.manual_seed(args.seed)
+            return UnmaskingPolicy(config)
+    if not isinstance(policy, UnmaskingPolicy):
+        policy = _loaded(policy, revision)
+    _set_prices(policy.config, args)
+    return policy
+
+
+def _set_prices(config: UnmaskingPolicyConfig, args: UnmaskingGRPOConfig) -> None:
+    if args.alpha_range is None:
+        return
+    if not config.speed_conditioned:
+        raise ValueError(f"`alpha_range={args.alpha_range}` is for policies with speed_conditioned=True")
+    config.log_alpha_range = [math.log(alpha) for alpha in args.alpha_range]
+
+
+def _loaded(policy: str | Path, revision: str | None) -> UnmaskingPolicy:
+    folder = find_policy(policy, revision=revision)
     loaded = load_policy(folder)
     record = loaded.config.trained_for
     lineage = extended_lineage(record.get("lineage"), _origin(policy, folder))

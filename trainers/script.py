@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 import sys
 from argparse import Namespace
@@ -79,6 +78,7 @@ class ScriptArguments:
     policy: str | None = _option(
         None, "Policy to go on from: a folder, builtin:NAME or a repository. [default: a fresh one]"
     )
+    policy_revision: str | None = _option(None, "Branch, tag or commit of --policy on the Hub.")
     hidden_size: int | None = _option(None, "Width of a fresh policy. [default: 128]")
     observation: Literal["canvas", "block"] | None = _option(
         None, "A fresh policy sees all positions, or the active block only. [default: canvas]"
@@ -89,9 +89,6 @@ class ScriptArguments:
     policy_top_k: int | None = _option(None, "Largest probabilities a fresh policy reads per position. [default: 1]")
     read_hidden: bool = _option(False, "A fresh policy also reads the denoiser's last hidden state.")
     initial_bias: float | None = _option(None, "Opening logit that a fresh policy begins with. [default: -2]")
-    alpha_range: list[float] | None = _option(
-        None, "Train one policy for all speeds: the price of a step (alpha) at speed 0 and at speed 1, e.g. 0.3 10."
-    )
 
     def __post_init__(self) -> None:
         if self.dataset is None and self.model != TINY:
@@ -126,7 +123,7 @@ class ScriptArguments:
             found["metric_for_best_model"] = "eval_reward"
         found |= TINY_SETTINGS if self.on_tiny else {}
         if self.policy is not None:
-            record = load_policy(find_policy(self.policy)).config.trained_for
+            record = load_policy(find_policy(self.policy, revision=self.policy_revision)).config.trained_for
             if "block_length" in record:
                 found["block_length"] = record["block_length"] or 0  # on a command line, 0 is full diffusion
         return found
@@ -142,18 +139,10 @@ class ScriptArguments:
             "initial_bias": self.initial_bias,
             "hidden_input_size": hidden_states if self.read_hidden else None,
         }
-        if self.alpha_range is not None:
-            wanted |= {"speed_conditioned": True, "log_alpha_range": _logarithms(self.alpha_range)}
         given = {name: value for name, value in wanted.items() if value is not None}
         if self.policy is not None and given:
             raise ValueError(f"{', '.join(given)} belong to a fresh policy, but --policy {self.policy} is one already")
         return given
-
-
-def _logarithms(alphas: Sequence[float]) -> list[float]:
-    if len(alphas) != 2 or not 0 < alphas[0] < alphas[1]:
-        raise ValueError(f"`--alpha_range` takes two numbers, 0 < low < high, got {list(alphas)}")
-    return [math.log(alpha) for alpha in alphas]
 
 
 class _Parser(TrlParser):  # type: ignore[misc]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 
 from hf_unmask.policy.model import UnmaskingPolicy
@@ -22,6 +26,25 @@ def group_speeds(rollout: int, group: Tensor, seed: int) -> Tensor:
     key = torch.tensor([seed], device=group.device)
     start = uniform(key, torch.full_like(key, rollout), torch.zeros_like(key)[:, None], ROW)
     return ((start[0] + group * _GOLDEN) % 1.0).float()
+
+
+def price_scales(rows: Sequence[Mapping[str, Any]], group_size: int, accelerator: Accelerator) -> Tensor:
+    """What the rollouts of each group would earn on average if all were right: the scale of its rewards.
+
+    Args:
+        rows: those of this process (B), with the columns of a speed reward: ``steps``, ``positions``, ``alpha``.
+        group_size: rollouts of a group. Groups lie side by side, some on two processes.
+        accelerator: knows the other processes.
+
+    Returns:
+        [B] float32, equal within a group.
+    """
+    costs = [[float(row[name]) for name in ("steps", "positions", "alpha")] for row in rows]
+    everywhere: Tensor = accelerator.gather(torch.tensor(costs, device=accelerator.device))
+    steps, positions, alpha = everywhere.unbind(-1)
+    factors = (1 - (steps - 1) / positions) ** alpha
+    first = accelerator.process_index * len(rows)
+    return factors.view(-1, group_size).mean(-1).repeat_interleave(group_size)[first : first + len(rows)]
 
 
 def gradient_norms(

@@ -27,7 +27,7 @@ from .imitation import imitate
 from .parts import PromptSampler, may_be_moved, policy_to_train, record_purpose
 from .publishing import push, save
 from .rollouts import Rollouts, Trajectory, replay
-from .speeds import gradient_norms
+from .speeds import gradient_norms, price_scales
 
 #: What is overridden below must exist in the parent: TRL renames private methods between minor versions.
 _OVERRIDDEN = (
@@ -64,6 +64,7 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         eval_dataset: prompts on which ``evaluate`` runs the policy as it will be used.
         processing_class: the denoiser's tokenizer.
         callbacks, optimizers: as in TRL.
+        policy_revision: branch, tag or commit of a policy on the Hub.
 
     Raises:
         ValueError: settings without meaning here, or a model parallel scheme (the policy is too small for one).
@@ -84,10 +85,11 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        policy_revision: str | None = None,
     ) -> None:
         if processing_class is None:
             raise ValueError("pass the denoiser's tokenizer: processing_class=..., got None")
-        policy = policy_to_train(policy, args)
+        policy = policy_to_train(policy, args, policy_revision)
         self.denoiser = Denoiser.resolve(denoiser, tokenizer=processing_class)
         self.denoiser.model.eval().requires_grad_(False)
         expert = parse_experts([args.expert], args.block_length)[0] if args.num_expert_rollouts else None
@@ -153,6 +155,8 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         batch["old_per_token_logps"] = trajectory["logps"]
         batch["num_items_in_batch"] = self.accelerator.gather(trajectory["mask"].sum()).sum()
         batch |= {_PREFIX + name: value for name, value in trajectory.items() if name != "logps"}
+        if self.args.scale_prices:
+            batch["advantages"] = batch["advantages"] / price_scales(self._rows, self.args.group_size, self.accelerator)
         self._seconds["rollout"] += time.perf_counter() - began
         return batch
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from hf_unmask.evaluation.budgets import Scores
 from hf_unmask.evaluation.frontier import best_under_budget, method_of, plane
-from hf_unmask.evaluation.groups import FULL_DIFFUSION, is_learned, label, regime
+from hf_unmask.evaluation.groups import is_learned, label, regime
 from hf_unmask.evaluation.markdown import table
-from hf_unmask.evaluation.records import OperatingPoint, Setting
+from hf_unmask.evaluation.records import OperatingPoint
 from hf_unmask.evaluation.statistics import Comparison, paired_comparison
 
 #: Rules that know more than confidences, namely that texts are written from the left: rows of their own.
@@ -25,13 +25,12 @@ _LEAST = 4.0  # forward passes of the smallest budget in full diffusion
 Chosen = Mapping[str, OperatingPoint]  # by method
 
 
-def budgets_of(setting: Setting) -> tuple[float, ...]:
-    """Mean forward passes per answer: 1/16, 1/8 and 1/4 of the positions in full diffusion (the first at least 4), else
-    1.5, 2 and 4 times the number of blocks."""
-    length = setting.max_new_tokens
-    if regime(setting) == FULL_DIFFUSION:
+def budgets_of(length: int, block_length: int | None) -> tuple[float, ...]:
+    """Mean forward passes per answer of ``length`` positions: 1/16, 1/8 and 1/4 of them in full diffusion (the first at
+    least 4), else 1.5, 2 and 4 times the number of blocks."""
+    if block_length is None or block_length >= length:
         return max(_LEAST, length / 16), length / 8, length / 4
-    blocks = -(-length // (setting.block_length or length))
+    blocks = -(-length // block_length)
     return 1.5 * blocks, 2.0 * blocks, 4.0 * blocks
 
 
@@ -105,7 +104,7 @@ def contest(
     known = [point for point in tuning if _spot(point) in tested]
     regimes = dict.fromkeys(regime(point.setting) for point in known)
     rounds = []
-    for budget in budgets_of(mine[0].setting):
+    for budget in budgets_of(mine[0].setting.max_new_tokens, mine[0].setting.block_length):
         by_regime: dict[str, dict[str, OperatingPoint]] = {home: {}}
         for name in regimes:
             chosen = dials_within([p for p in known if regime(p.setting) == name], budget, method)

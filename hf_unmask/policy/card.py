@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from huggingface_hub import ModelCard, ModelCardData, RepoCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_unmask.evaluation.markdown import table
+from hf_unmask.evaluation.records import OperatingPoint
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.drop_in import DROP_IN_TAG
 from hf_unmask.policy.hub import CARD, REPOSITORY, REVISION, TAG, is_rendered, is_repository, seal
-from hf_unmask.policy.measured import Measured, hub_dataset, read_measured
+from hf_unmask.policy.measured import eval_results, hub_dataset, metric_name, read_measured
 from hf_unmask.policy.model import UnmaskingPolicy
 
 #: What a trainer saves beside a policy.
@@ -51,6 +52,10 @@ def render_card(
     license: str | None = None,
     name: str | None = None,
     tags: Collection[str] = (),
+    packaged: str | None = None,
+    command: str | None = None,
+    findings: str | None = None,
+    points: Sequence[OperatingPoint] = (),
 ) -> str:
     """README.md for a policy.
 
@@ -59,11 +64,16 @@ def render_card(
 
     Args:
         policy: what is described.
-        results: folder of an evaluation, for tables and metadata. None: the card claims nothing about quality.
+        results: folder of an evaluation, for tables and metadata. None, and no ``findings``: the card claims nothing
+            about quality.
         recipe: the saved settings of its training, see `read_recipe`.
         license: identifier of the Hub, e.g. "apache-2.0". None: the card names none.
         name: what the evaluation called the policy; only needed if ``results`` are about several.
         tags: further ones. With `DROP_IN_TAG` the card also shows how transformers decodes by the repository's code.
+        packaged: the ``builtin:`` name of a policy inside the package, which has neither repository nor revision.
+        command: what trained it.
+        findings: Markdown with what was measured otherwise than by an evaluation, in place of ``results``.
+        points: operating points of the policy in ``findings``, for the metadata.
 
     Raises:
         ValueError: the results cannot be read, or are not of this policy.
@@ -76,16 +86,27 @@ def render_card(
     card = ModelCard.from_template(
         ModelCardData(),
         template_str=resources.files("hf_unmask.model_cards").joinpath("template.md").read_text("utf-8"),
-        metadata=_metadata(record, measured, license, [*(_TRAINED_TAGS if shown else ()), *tags]).to_yaml(),
+        metadata=_metadata(
+            record,
+            license,
+            [*(_TRAINED_TAGS if shown else ()), *tags],
+            datasets=[] if measured is None else measured.datasets,
+            metrics=[metric_name(point) for point in points] if measured is None else measured.metrics,
+            eval_results=[r for p in points for r in eval_results(p)] if measured is None else measured.eval_results,
+            model_name=packaged or REPOSITORY,
+        ).to_yaml(),
         base_model=_code(record["base_model"]) if record.get("base_model") else "",
-        repository=REPOSITORY,
-        revision=REVISION,
+        repository=packaged or REPOSITORY,
+        revision=None if packaged else REVISION,
         generation=_generation(record),
         drop_in=DROP_IN_TAG in tags,
         facts=table(["", ""], _facts(policy).items()),
         recipe=shown and table(["setting", "value"], [[f"`{key}`", _code(value)] for key, value in shown.items()]),
         lineage="\n".join(f"{number}. {_code(one)}" for number, one in enumerate(lineage, 1)),
+        command=command,
+        findings=findings,
         measured=measured,
+        reads_hidden=policy.config.hidden_input_size is not None,
         record_complete=all(key in record for key in _RECORDED),
     )
     return seal(str(card))
@@ -164,14 +185,21 @@ def read_recipe(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _metadata(
-    record: Mapping[str, Any], measured: Measured | None, license: str | None, tags: Collection[str]
+    record: Mapping[str, Any],
+    license: str | None,
+    tags: Collection[str],
+    *,
+    datasets: Sequence[str],
+    metrics: Sequence[str],
+    eval_results: Sequence[EvalResult],
+    model_name: str,
 ) -> ModelCardData:
     base = record.get("base_model") or ""
     known: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if is_repository(base) else {}
-    datasets = [name for name in [hub_dataset(record.get("dataset"))] if name is not None]
-    if measured is not None:
-        datasets = list(dict.fromkeys([*datasets, *measured.datasets]))
-        known |= {"metrics": measured.metrics, "model_name": REPOSITORY, "eval_results": measured.eval_results}
+    datasets = [name for name in dict.fromkeys([hub_dataset(record.get("dataset")), *datasets]) if name is not None]
+    if eval_results:
+        found = list(dict.fromkeys(metrics))
+        known |= {"metrics": found, "model_name": model_name, "eval_results": list(eval_results)}
     return ModelCardData(library_name=TAG, tags=[*_TAGS, *tags], license=license, datasets=datasets or None, **known)
 
 

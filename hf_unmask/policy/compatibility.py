@@ -96,6 +96,13 @@ def warn_of(differences: list[Difference], source: str) -> None:
         )
 
 
+def warn_of_blocks(sampler: Any, block_length: int) -> None:
+    """Warn if the sampler holds a policy that was trained for another block length; for engines, whose is fixed."""
+    policy = getattr(sampler, "policy", None)
+    if policy is not None:
+        warn_of(block_differences(policy.config, block_length), sampler.source)
+
+
 @cache
 def _warn(text: str) -> None:
     # Python's own memory of shown warnings is forgotten whenever a library changes a filter.

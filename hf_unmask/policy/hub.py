@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.file_download import DryRunFileInfo
 
 from hf_unmask import __version__
@@ -81,6 +82,29 @@ def download_policy(
         if Path(api.hf_hub_download(filename=CONFIG, revision=revision, **place)).parent == folder:
             break
     return folder
+
+
+def download_card(repo_id: str, *, revision: str, max_bytes: int, token: str | bool | None = None) -> Path | None:
+    """Fetch README.md into the Hub's cache, as far as it is not there.
+
+    Args:
+        repo_id: the repository, ``org/name``.
+        revision: branch, tag or commit.
+        max_bytes: size above which it is not downloaded.
+        token: see ``hub_api``.
+
+    Returns:
+        Its path in the cache; None if there is none, or it is too large.
+
+    Raises:
+        OSError: the Hub client's own, unchanged.
+    """
+    place: dict[str, Any] = {"repo_id": repo_id, "filename": CARD, "revision": revision}
+    try:
+        size = hub_api(token).hf_hub_download(dry_run=True, **place).file_size
+        return Path(hub_api(token).hf_hub_download(**place)) if size is not None and size <= max_bytes else None
+    except RemoteEntryNotFoundError:
+        return None
 
 
 def _download_commit(api: HfApi, revision: str | None, max_bytes: int, place: dict[str, Any]) -> Path:

@@ -6,7 +6,7 @@ Everything is derived from ``results.json`` and ``samples.jsonl`` of the evaluat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,12 +86,12 @@ class Measured:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics."""
-        return list(dict.fromkeys(Path(point.setting.metric).stem for point in self.own))
+        return list(dict.fromkeys(map(metric_name, self.own)))
 
     @property
     def eval_results(self) -> list[EvalResult]:
         """Accuracy and forward passes of each operating point, for the card's ``model-index``."""
-        return [result for point in self.own for result in self._results(point)]
+        return [result for point in self.own for result in eval_results(point, self._published)]
 
     def benchmark_file(self, benchmark: str) -> tuple[str, str]:
         """The file that puts the policy on a benchmark's leaderboard: its path in the repository, and its YAML.
@@ -131,24 +131,6 @@ class Measured:
     def _points(self) -> list[OperatingPoint]:
         return [point for group in self.contents.groups for point in group.points]
 
-    def _results(self, point: OperatingPoint) -> Iterable[EvalResult]:
-        setting = point.setting
-        id_, *rest = setting.dataset.split(":") if hub_dataset(setting.dataset) else [_short(setting.dataset)]
-        metric = Path(setting.metric).stem
-        where = self._published(f"{label(setting)}, {regime(setting)}, {setting.max_new_tokens} tokens")
-        for kind, name, value in (("accuracy", metric, point.accuracy), ("nfe", "forward passes", point.nfe_mean)):
-            yield EvalResult(
-                task_type="text-generation",
-                task_name=setting.task,
-                dataset_type=id_,
-                dataset_name=_short(setting.dataset),
-                dataset_config=rest[0] if len(rest) == 2 else setting.task,  # tells the tasks of a data set apart
-                dataset_split=rest[-1] if rest else None,
-                metric_type=kind,
-                metric_name=f"{name} ({where})",
-                metric_value=value,
-            )
-
     def _published(self, text: str) -> str:
         """Without folders of somebody's machine."""
         text = text.replace(f"learned:{self.name}", f"learned:{self.public}")
@@ -187,6 +169,38 @@ def read_measured(folder: str | Path, name: str | None, public: str) -> Measured
         )
     groups = [group for group in contents.groups if _named(group.points, chosen)]
     return Measured(replace(contents, groups=groups), chosen, public)
+
+
+def eval_results(point: OperatingPoint, published: Callable[[str], str] = str) -> Iterable[EvalResult]:
+    """Accuracy and forward passes of an operating point, for a card's ``model-index``.
+
+    Args:
+        point: what was measured.
+        published: makes a text public that may name files of somebody's machine.
+    """
+    setting = point.setting
+    id_, *rest = setting.dataset.split(":") if hub_dataset(setting.dataset) else [_short(setting.dataset)]
+    where = published(f"{label(setting)}, {regime(setting)}, {setting.max_new_tokens} tokens")
+    for kind, name, value in (
+        ("accuracy", metric_name(point), point.accuracy),
+        ("nfe", "forward passes", point.nfe_mean),
+    ):
+        yield EvalResult(
+            task_type="text-generation",
+            task_name=setting.task,
+            dataset_type=id_,
+            dataset_name=_short(setting.dataset),
+            dataset_config=rest[0] if len(rest) == 2 else setting.task,  # tells the tasks of a data set apart
+            dataset_split=rest[-1] if rest else None,
+            metric_type=kind,
+            metric_name=f"{name} ({where})",
+            metric_value=value,
+        )
+
+
+def metric_name(point: OperatingPoint) -> str:
+    """The metric's name, without the folder it may lie in."""
+    return Path(point.setting.metric).stem
 
 
 def hub_dataset(name: str | None) -> str | None:

@@ -1,0 +1,213 @@
+"""Shims for checkpoints whose own code was written for transformers 4 and breaks on 5.
+
+Each shim cures one documented breakage, says in which versions of transformers it is needed, and touches as little as
+it can: library modules only while a checkpoint's code is imported and built, and then the checkpoint's own class and
+model. Nothing happens when this module is imported; `hf_unmask.load_denoiser` applies the shims.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from packaging.version import Version
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+Names = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Versions of transformers, ``first`` included, ``end`` not."""
+
+    first: str
+    end: str
+
+    def holds(self, version: str) -> bool:
+        """Whether a version lies inside; pre-releases count as their release."""
+        release = Version(Version(version).base_version)
+        return Version(self.first) <= release < Version(self.end)
+
+
+@dataclass(frozen=True)
+class Shim:
+    """One breakage and its cure."""
+
+    name: str
+    breakage: str
+    window: Window
+    library: Callable[[], list[tuple[Names, str, Any]]] | None = None  # names that the checkpoint's code expects
+    config: Callable[[Any], None] | None = None  # changes the loaded config
+    kind: Callable[[type], None] | None = None  # changes the checkpoint's class
+    model: Callable[[nn.Module], None] | None = None  # changes the loaded model
+
+
+def default_rope(config: Any = None, device: Any = None, seq_len: int | None = None, **given: Any) -> Any:
+    """Inverse frequencies [D / 2] float of plain rotary positions, and their factor 1.
+
+    transformers 4 kept this function in a table under "default"; 5 moved it into each model.
+    """
+    del seq_len
+    base, size = given.get("base"), given.get("dim")
+    if config is not None:
+        stored = getattr(config, "rope_parameters", None) or {}
+        base = getattr(config, "rope_theta", None) or stored.get("rope_theta", 10000.0)
+        heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        size = int(heads * (getattr(config, "partial_rotary_factor", None) or 1.0))
+    if base is None or size is None:
+        raise ValueError(f"rotary positions need a config, or `base` and `dim`, got {sorted(given)}")
+    steps: Tensor = torch.arange(0, size, 2, dtype=torch.int64).to(device=device, dtype=torch.float) / size
+    return 1.0 / (float(base) ** steps), 1.0
+
+
+def _rope_table() -> list[tuple[Names, str, Any]]:
+    return [(importlib.import_module("transformers.modeling_rope_utils").ROPE_INIT_FUNCTIONS, "default", default_rope)]
+
+
+def _no_torch_fx() -> bool:
+    return False
+
+
+def _torch_fx() -> list[tuple[Names, str, Any]]:
+    modules = ("transformers.utils.import_utils", "transformers.utils")
+    return [(vars(importlib.import_module(name)), "is_torch_fx_available", _no_torch_fx) for name in modules]
+
+
+def _cache_off(config: Any) -> None:
+    if getattr(config, "use_cache", None) is None:
+        config.use_cache = False
+
+
+def _tied_weights(kind: type) -> None:
+    """``tie_weights`` that takes today's arguments, and the attribute that ``post_init`` would have set."""
+    own: Any = vars(kind).get("tie_weights")
+    if inspect.isfunction(own) and "recompute_mapping" not in inspect.signature(own).parameters:
+
+        def tie_weights(self: Any, *args: Any, **kwargs: Any) -> None:
+            del args, kwargs
+            own(self)
+
+        kind.tie_weights = tie_weights  # type: ignore[attr-defined]
+    if not hasattr(kind, "all_tied_weights_keys"):
+        kind.all_tied_weights_keys = {}  # type: ignore[attr-defined]
+
+
+def _tied_lists(kind: type) -> None:
+    """A list of tied parameters becomes a mapping to what they are tied to."""
+    for base in kind.__mro__:
+        names = vars(base).get("_tied_weights_keys")
+        if isinstance(names, list | tuple):
+            kind._tied_weights_keys = {name: _embedding_name(kind) for name in names}  # type: ignore[attr-defined]
+            return
+
+
+def _embedding_name(kind: type) -> str:
+    """Where decoder-only models keep their input embeddings; read only if the config ties weights."""
+    prefix = getattr(kind, "base_model_prefix", "") or "model"
+    return f"{prefix}.embed_tokens.weight"
+
+
+def _own_generation_config(model: nn.Module) -> None:
+    """The generation config class of the model's own code, if a plain one was loaded in its stead.
+
+    Its loop reads settings that a plain one does not have.
+    """
+    current: Any = getattr(model, "generation_config", None)
+    if current is None or not hasattr(model, "diffusion_generate") or type(current) is not GenerationConfig:
+        return
+    kinds = {
+        value
+        for base in type(model).__mro__
+        for value in vars(sys.modules.get(base.__module__, object)).values()
+        if inspect.isclass(value) and issubclass(value, GenerationConfig) and value is not GenerationConfig
+    }
+    kinds = {kind for kind in kinds if not kind.__module__.startswith("transformers.")}
+    if len(kinds) == 1:
+        values = {name: value for name, value in vars(current).items() if value is not None}
+        model.generation_config = kinds.pop()(**values)  # type: ignore[assignment]
+
+
+def _computed_buffers(model: nn.Module) -> None:
+    """Values of buffers that are computed when a module is built and stored nowhere, rotary frequencies above all.
+
+    transformers 5 builds a model without memory and fills in what the checkpoint holds; such buffers then hold whatever
+    was there, unless the model's own ``_init_weights`` knows of them. A second model with real buffers alone is cheap.
+    """
+    computed = {
+        f"{place}.{name}" if place else name: buffer
+        for place, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set and not buffer.is_meta
+    }
+    if not computed:
+        return
+    with init_empty_weights(include_buffers=False):
+        twin = dict(type(model)(model.config).named_buffers())
+    with torch.no_grad():
+        for name, buffer in computed.items():
+            if name in twin and twin[name].shape == buffer.shape and not twin[name].is_meta:
+                buffer.copy_(twin[name])
+
+
+_FIVE = Window("5.0", "6.0")
+SHIMS = (
+    Shim("default rope", "KeyError 'default' in ROPE_INIT_FUNCTIONS", _FIVE, library=_rope_table),
+    Shim("torch fx", "ImportError is_torch_fx_available", _FIVE, library=_torch_fx),
+    Shim("use_cache", "AttributeError use_cache of the config", _FIVE, config=_cache_off),
+    Shim("tie_weights", "all_tied_weights_keys is missing, tie_weights rejects arguments", _FIVE, kind=_tied_weights),
+    Shim("tied lists", "_tied_weights_keys is a list, not a mapping", _FIVE, kind=_tied_lists),
+    Shim("computed buffers", "rotary frequencies hold no values after from_pretrained", _FIVE, model=_computed_buffers),
+    Shim("generation config", "GenerationConfig has no attribute 'eps'", _FIVE, model=_own_generation_config),
+)
+
+
+def needed(version: str | None = None) -> tuple[Shim, ...]:
+    """The shims whose window holds a version of transformers, the installed one by default."""
+    return tuple(shim for shim in SHIMS if shim.window.holds(version or transformers.__version__))
+
+
+@contextmanager
+def library_names(shims: tuple[Shim, ...]) -> Iterator[None]:
+    """Names that a checkpoint's code expects in transformers, for as long as it is imported and built.
+
+    A name that is there stays as it is; one that was added is taken away again.
+    """
+    with ExitStack() as undo:
+        for shim in shims:
+            for names, key, value in [] if shim.library is None else shim.library():
+                if key not in names:
+                    names[key] = value
+                    undo.callback(names.pop, key, None)
+        yield
+
+
+def mend_config(config: Any, shims: tuple[Shim, ...]) -> None:
+    """Settings that a checkpoint's code expects in its config."""
+    for shim in shims:
+        if shim.config is not None:
+            shim.config(config)
+
+
+def mend_class(kind: type, shims: tuple[Shim, ...]) -> None:
+    """What a checkpoint's class needs to be loaded and saved. Classes of transformers itself are left alone."""
+    if kind.__module__.startswith("transformers.") or not issubclass(kind, PreTrainedModel):
+        return
+    for shim in shims:
+        if shim.kind is not None:
+            shim.kind(kind)
+
+
+def mend_model(model: nn.Module, shims: tuple[Shim, ...]) -> None:
+    """What a loaded model needs to run its own loop."""
+    for shim in shims:
+        if shim.model is not None:
+            shim.model(model)

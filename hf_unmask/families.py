@@ -1,0 +1,264 @@
+"""The adapter table: what each family of denoisers does differently, as data, and the masks it asks for.
+
+A checkpoint's own configs win over its row; the row is what is known where they are silent. Sources: the families'
+published configs and modelling files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+#: How a model takes its attention mask. "2d": padding mask [B, S]. "4d": bool [B, 1, S, S], all real positions.
+#: "block": bool [B, 1, S, S], the position's own block and those before it. "block-additive": the same as numbers to
+#: add, 0 or the dtype's lowest. "own": none is passed, the model makes its own; its rows cannot be padded.
+Attention = Literal["2d", "4d", "block", "block-additive", "own"]
+ATTENTIONS: tuple[str, ...] = get_args(Attention)
+
+#: What a row's support rests on. "real weights": published or packaged weights run in the tests. "native class": the
+#: class in transformers with tiny random weights. "double": a stand-in made from the row alone. "expected": nothing.
+Support = Literal["real weights", "native class", "double", "expected"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Conventions of a family of checkpoints."""
+
+    name: str
+    mask_token_id: int | None  # None: must come from the checkpoint or its tokenizer
+    stop_token_ids: tuple[int, ...] = ()  # beside those that the checkpoint names
+    shift: int = 0  # 1: the logits at position i - 1 predict position i
+    attention: Attention = "2d"
+    block_length: int | None = None  # positions per block of a model that decodes block by block, None: any
+    block_length_key: str | None = None  # where its config says so
+    known: bool = True  # whether the output layer is where transformers keeps it
+    maskless: bool = False  # whether no "2d" mask means that there is no padding
+    cache_refusal: str | None = "nobody has tried it with one"  # why it takes no ``Cache``, None: its layers do
+    model_types: tuple[str, ...] = ()  # `config.model_type`
+    class_names: tuple[str, ...] = ()  # wins over the model type, which some families share
+    auto_class: str = "AutoModelForCausalLM"
+    support: Support = "expected"
+    checkpoints: str = ""  # for readers
+    note: str = ""
+
+
+NATIVE = Family(
+    "native masked LM",
+    mask_token_id=None,
+    auto_class="AutoModelForMaskedLM",
+    maskless=True,
+    cache_refusal="its layers do not take past_key_values",
+    support="real weights",
+    checkpoints="the embedded EuroBERT; ModernBERT, BERT, RoBERTa and others",
+    note="the embedded model; other classes with tiny random weights",
+)
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "ModernBERT-chat",
+        mask_token_id=None,
+        auto_class="AutoModelForMaskedLM",
+        support="native class",
+        checkpoints="dllm-hub/ModernBERT-{base,large}-chat-v0.1",
+        note="a native masked LM: no code of its own",
+    ),
+    Family(
+        "LLaDA",
+        mask_token_id=126336,
+        stop_token_ids=(126081, 126348),
+        model_types=("llada",),
+        class_names=("LLaDAModelLM",),
+        auto_class="AutoModel",
+        maskless=True,
+        cache_refusal="its forward asserts that there is no cache",
+        support="double",
+        checkpoints="GSAI-ML/LLaDA-8B-{Base,Instruct}, LLaDA-1.5",
+    ),
+    Family(
+        "LLaDA-MoE",
+        mask_token_id=156895,
+        stop_token_ids=(156892,),
+        model_types=("lladamoe", "llada_moe"),
+        class_names=("LLaDAMoEModelLM",),
+        auto_class="AutoModel",
+        support="double",
+        checkpoints="inclusionAI/LLaDA-MoE-7B-A1B-{Base,Instruct}",
+    ),
+    Family(
+        "LLaDA2",
+        mask_token_id=156895,
+        stop_token_ids=(156892,),
+        attention="block-additive",
+        block_length=32,
+        model_types=("llada2_moe", "llada21_moe"),
+        class_names=("LLaDA2MoeModelLM", "LLaDA21MoeModelLM"),
+        support="double",
+        checkpoints="inclusionAI/LLaDA2.{0,1}-{mini,flash}",
+        note="mask filling only: 2.1's editing of decided tokens is not done",
+    ),
+    Family(
+        "Dream",
+        mask_token_id=151666,
+        stop_token_ids=(151643,),
+        shift=1,
+        attention="4d",
+        model_types=("Dream",),
+        class_names=("DreamModel",),
+        auto_class="AutoModel",
+        cache_refusal=None,
+        support="double",
+        checkpoints="Dream-org/Dream-v0-{Base,Instruct}-7B, Dream-Coder, apple/DiffuCoder-7B",
+    ),
+    Family(
+        "A2D",
+        mask_token_id=None,
+        model_types=("a2d-qwen2", "a2d-qwen3", "a2d-llama"),
+        auto_class="AutoModelForMaskedLM",
+        support="double",
+        checkpoints="dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1",
+        note="causal classes run bidirectionally; the bd3lm variants need their blocks, which are not in this row",
+    ),
+    Family(
+        "Fast-dLLM v2",
+        mask_token_id=151665,
+        stop_token_ids=(151645,),
+        shift=1,
+        attention="own",
+        block_length=32,
+        block_length_key="bd_size",
+        model_types=("Fast_dLLM_Qwen",),
+        class_names=("Fast_dLLM_QwenForCausalLM",),
+        support="double",
+        checkpoints="Efficient-Large-Model/Fast_dLLM_v2_{1.5B,7B}",
+        note="rows of equal length; a block's first token waits for the sampler, where the original commits it at once",
+    ),
+    Family(
+        "SDAR",
+        mask_token_id=151669,
+        attention="block",
+        block_length=4,
+        block_length_key="block_size",
+        model_types=("sdar", "sdar_moe"),
+        class_names=("SDARForCausalLM", "SDARMoeForCausalLM"),
+        support="double",
+        checkpoints="JetLM/SDAR-*, Gen-Verse/TraDo-*",
+    ),
+    Family(
+        "MDLM",
+        mask_token_id=50257,
+        attention="own",
+        model_types=("mdlm",),
+        class_names=("MDLM",),
+        auto_class="AutoModelForMaskedLM",
+        support="double",
+        checkpoints="kuleshov-group/mdlm-owt, mdlm-no_flashattn-fp32-owt",
+        note="rows of equal length; its time input is 0, as in models without time conditioning",
+    ),
+    Family(
+        "DiffusionGemma",
+        mask_token_id=None,
+        attention="own",
+        model_types=("diffusion_gemma",),
+        class_names=("DiffusionGemmaForBlockDiffusion",),
+        auto_class="AutoModelForImageTextToText",
+        support="native class",
+        checkpoints="google/diffusiongemma-26B-A4B-it",
+        note="no mask token, canvases of random tokens: through attach alone, in its own loop; policies experimental",
+    ),
+)
+#: Known families whose forward pass cannot be asked for logits of a canvas: `config.model_type` -> why.
+REFUSED = {
+    "bd3lm": "it decodes through caches of its own and takes no plain canvas",
+    "diffusion_gemma": "it has no mask token: its canvas starts from random tokens; use hf_unmask.attach(model)",
+}
+#: Native classes whose layers take ``past_key_values``.
+_NATIVE_CACHING = {"eurobert"}
+#: Native classes whose position ids start behind the padding id.
+OFFSET_POSITIONS = {
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+#: Native classes whose padding leaks into the text (convolution, pooling, approximate attention, positions by column).
+_NOT_PADDABLE = {"convbert", "fnet", "funnel", "mra", "nystromformer", "perceiver", "reformer", "yoso"}
+
+
+def rows() -> tuple[Family, ...]:
+    """The whole table, the native row first."""
+    return (NATIVE, *FAMILIES)
+
+
+def _mask_cell(family: Family) -> str:
+    if family.mask_token_id is not None:
+        return str(family.mask_token_id)
+    return "none" if set(family.model_types) & set(REFUSED) else "from the checkpoint"
+
+
+def table() -> list[dict[str, str]]:
+    """The table as text, for the command line and the README: column -> cell, one dictionary per row."""
+    return [
+        {
+            "family": family.name,
+            "mask id": _mask_cell(family),
+            "stop ids": ", ".join(map(str, family.stop_token_ids)) or "from the checkpoint",
+            "shift": str(family.shift),
+            "attention": family.attention,
+            "block": "any" if family.block_length is None else str(family.block_length),
+            "loaded by": family.auto_class,
+            "tested on": family.support,
+            "checkpoints": family.checkpoints,
+            "note": family.note,
+        }
+        for family in rows()
+    ]
+
+
+def known_family(model: Any) -> Family | None:
+    """The row of a model: by the name of its class, then by its config; None if there is none.
+
+    Raises:
+        ValueError: a native class that cannot be used, or a family that is known not to work.
+    """
+    kind, name = getattr(getattr(model, "config", None), "model_type", None), type(model).__name__
+    if kind in REFUSED:
+        raise ValueError(f"{name} (model_type {kind!r}) cannot be used: {REFUSED[str(kind)]}")
+    for family in FAMILIES:
+        if name in family.class_names:
+            return family
+    for family in FAMILIES:
+        if kind in family.model_types:
+            return family
+    if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() and type(model).__module__.startswith("transformers."):
+        if kind in _NOT_PADDABLE or getattr(model.config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"{name} (model_type {kind!r}) is an encoder-decoder or cannot be left-padded: "
+                "use an encoder such as ModernBertForMaskedLM"
+            )
+        return replace(NATIVE, cache_refusal=None) if kind in _NATIVE_CACHING else NATIVE
+    return None
+
+
+def attention_input(
+    attention: Attention, attended: Tensor, places: Tensor, block_length: int | None, dtype: torch.dtype
+) -> Tensor | None:
+    """The mask as a model wants it, None if it takes none.
+
+    attended [B, S] bool; places [B, S] long, each token's position without padding; dtype of the additive form.
+    Padded queries see real keys too: a fully masked row would be NaN in some kernels.
+    """
+    if attention == "own":
+        return None
+    if attention == "2d":
+        return attended.long()
+    keys = attended[:, None, None, :].expand(-1, 1, attended.shape[1], -1)
+    if attention == "4d":
+        return keys
+    if block_length is None:
+        raise ValueError(f"attention {attention!r} needs the model's block_length, got None")
+    block = places // block_length
+    seen = keys & (block[:, None, None, :] <= block[:, None, :, None])
+    if attention == "block":
+        return seen
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -1,0 +1,122 @@
+"""Checkpoints with code of their own that was written for transformers 4, each broken on 5 in one documented way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from models import EOS, MASK, PAD, VOCAB
+from safetensors.torch import save_file
+
+SIZE = 8
+FREQUENCIES = 1 / 10000 ** (torch.arange(0, 8, 2).float() / 8)
+CONFIG = """
+from transformers import PretrainedConfig
+
+class OldConfig(PretrainedConfig):
+    model_type = "llada"
+
+    def __init__(self, vocab_size=60, hidden_size=8, num_attention_heads=1, rope_theta=10000.0, **kwargs):
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        self.num_attention_heads, self.rope_theta = num_attention_heads, rope_theta
+        super().__init__(**kwargs)
+"""
+MODEL = """
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from .configuration_old import OldConfig
+{imports}
+
+class Frequencies(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        values = {rope}
+        self.register_buffer("values", values, persistent={kept})
+
+class OldModel(PreTrainedModel):
+    config_class = OldConfig
+    {attributes}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.frequencies = Frequencies(config)
+        {end}
+
+    def _init_weights(self, module):
+        pass
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, input_ids, attention_mask=None, output_hidden_states=False, return_dict=True{arguments}):
+        {body}
+        seen = self.embed(input_ids) * attention_mask[..., None]
+        places = attention_mask.cumsum(-1)[..., None] * self.frequencies.values.sum()
+        hidden = seen.mean(1, keepdim=True) + (self.embed(input_ids) + places).sin()
+        return MaskedLMOutput(logits=self.head(hidden))
+    {methods}
+"""
+PLAIN = {
+    "imports": "",
+    "kept": "True",
+    "rope": "1 / 10000 ** (torch.arange(0, 8, 2).float() / 8)",
+    "attributes": "",
+    "end": "self.post_init()",
+    "arguments": "",
+    "body": "pass",
+    "methods": "",
+}
+#: Breakage -> what differs from the plain code above.
+BROKEN = {
+    "default rope": {"rope": 'ROPE_INIT_FUNCTIONS["default"](config, None)[0]'},
+    "torch fx": {"imports": "from transformers.utils.import_utils import is_torch_fx_available"},
+    "use_cache": {"arguments": ", labels=None", "body": "assert not self.config.use_cache"},
+    "tie_weights": {"end": "", "methods": "def tie_weights(self):\n        self.tied = True"},
+    "tied lists": {"attributes": '_tied_weights_keys = ["head.weight"]'},
+    "computed buffers": {"kept": "False"},
+    "generation config": {
+        "imports": "class OldGenerationConfig(GenerationConfig):\n"
+        "    def __init__(self, **kwargs):\n"
+        "        self.eps = kwargs.pop('eps', 1e-3)\n"
+        "        super().__init__(**kwargs)\n",
+        "end": "self.post_init()\n        self.generation_config = GenerationConfig(pad_token_id=0)",
+        "methods": "def diffusion_generate(self, input_ids):\n        return self.generation_config.eps",
+    },
+}
+
+
+def old_checkpoint(folder: Path, breakage: str | None) -> str:
+    """A folder with weights, config and code. None: code without a breakage."""
+    folder.mkdir()
+    parts = PLAIN | BROKEN.get(breakage, {})
+    (folder / "modeling_old.py").write_text(MODEL.format(**parts))
+    (folder / "configuration_old.py").write_text(CONFIG)
+    config = {
+        "model_type": "llada",
+        "architectures": ["OldModel"],
+        "auto_map": {"AutoConfig": "configuration_old.OldConfig", "AutoModel": "modeling_old.OldModel"},
+        "vocab_size": VOCAB,
+        "mask_token_id": MASK,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "tie_word_embeddings": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"pad_token_id": PAD}))
+    generator = torch.Generator().manual_seed(0)
+    names = ("embed.weight", "head.weight")
+    weights = {name: torch.randn(VOCAB, SIZE, generator=generator) for name in names}
+    if parts["kept"] == "True":
+        weights["frequencies.values"] = FREQUENCIES
+    save_file(
+        weights,
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return str(folder)

@@ -1,0 +1,312 @@
+"""The adapter table, row by row: its data, what a wrong convention does, and the families' own decoding restated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from doubles import ROWS, a2d_double, backbone, block_causal, row_double
+from models import MASK
+from test_parity import llada, ours, random_prompts
+
+import hf_unmask
+from hf_unmask import Denoiser
+from hf_unmask.families import FAMILIES, NATIVE, known_family, rows
+from hf_unmask.samplers import ConfidenceSampler, EntropySampler, MarginSampler, ThresholdSampler
+
+IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
+PADDED = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+OPTIONS = {"sampler": ThresholdSampler(0.3), "max_new_tokens": 11, "return_dict_in_generate": True}
+BLOCKED = [name for name, row in ROWS.items() if row.block]
+OTHERS = [name for name in ROWS if name not in BLOCKED]
+
+
+def double(name, dtype=torch.float32, **config):
+    return a2d_double(dtype) if name == "a2d-qwen3" else row_double(name, dtype, **config)
+
+
+def in_full_vocabulary(model):
+    """What the adapter sees of a checkpoint whose configs name no ids."""
+    for source in (model.config, getattr(model, "generation_config", None)):
+        for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+            if source is not None:
+                setattr(source, name, None)
+    model.get_input_embeddings().num_embeddings = 200_000
+    return model
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_table_holds_what_the_families_publish(name):
+    """An edited mask id, stop id, shift, mask convention or block length."""
+    row = ROWS[name]
+    model = in_full_vocabulary(double(name))
+    if row.mask is None:
+        with pytest.raises(ValueError, match="no mask token known"):
+            Denoiser.from_model(model)
+        denoiser = Denoiser.from_model(model, mask_token_id=7)
+    else:
+        denoiser = Denoiser.from_model(model)
+        assert denoiser.mask_token_id == row.mask
+    assert denoiser.stop_token_ids == row.stops
+    assert (denoiser.shift, denoiser.attention, denoiser.block_length) == (row.shift, row.attention, row.block)
+
+
+def test_every_row_has_a_double_or_says_that_it_has_none():
+    """A support level that nothing backs."""
+    covered = {known_family(double(name)).name for name in ROWS}
+    assert {family.name for family in rows() if family.support == "double"} == covered
+    assert [family.support for family in (NATIVE, FAMILIES[0])] == ["real weights", "native class"]
+    assert len({family.name for family in rows()}) == len(rows())
+
+
+def test_a_class_name_wins_over_a_shared_model_type():
+    """LLaDA-MoE under LLaDA's model type would be filled with LLaDA's mask id, an ordinary token there."""
+    kind = type("LLaDAMoEModelLM", (type(double("llada")),), {})
+    model = in_full_vocabulary(kind(double("llada").config))
+    assert Denoiser.from_model(model).mask_token_id == ROWS["lladamoe"].mask
+
+
+@pytest.mark.parametrize("kind", ["bd3lm", "diffusion_gemma"])
+def test_families_that_cannot_be_asked_are_refused(kind):
+    """A model without a plain canvas that is decoded as if it had one."""
+    model = row_double("llada")
+    model.config.model_type = kind
+    model.__class__ = type("Foreign", (type(model),), {})
+    with pytest.raises(ValueError, match=f"Foreign .model_type '{kind}'. cannot be used"):
+        Denoiser.from_model(model)
+
+
+# Conventions at work
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "a2d-qwen3"])
+def test_one_network_gives_the_same_tokens_in_every_family(name):
+    """A shift, mask or padding that does not fit the family."""
+    paddable = ROWS[name].attention != "own"
+    options = {**OPTIONS, "block_length": 4, **({"attention_mask": PADDED} if paddable else {})}
+    expected = hf_unmask.generate(backbone(torch.float64), IDS, **options)
+    found = hf_unmask.generate(row_double(name, torch.float64), IDS, **options)
+    assert torch.equal(found.sequences, expected.sequences) and torch.equal(found.nfe, expected.nfe)
+
+
+def test_a_causal_class_is_read_at_its_own_positions_and_bidirectionally():
+    """An A2D model taken for an autoregressive one: shifted, or blind to what follows."""
+    model = a2d_double(torch.float64)
+    tokens = torch.tensor([[5, 6, MASK, 8, 9]])
+    logits = Denoiser.from_model(model)(tokens, tokens >= 0, torch.tensor([[2]])).logits()
+    seen = {"attention_mask": torch.ones_like(tokens), "position_ids": torch.arange(5)[None]}
+    assert torch.equal(logits[:, 0], model(tokens, **seen).logits[:, 2])
+    tokens[:, 4] = 10
+    assert not torch.equal(Denoiser.from_model(model)(tokens, tokens >= 0, torch.tensor([[2]])).logits(), logits)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_wrong_convention_shows(name):
+    """The doubles tell right from wrong, or the tests above prove nothing; a wrong shift is told before."""
+    row, model = ROWS[name], double(name, torch.float64)
+    expected = hf_unmask.generate(model, IDS, **OPTIONS).sequences
+    with pytest.warns(UserWarning, match=f"have shift {row.shift}, but shift={1 - row.shift} was passed"):
+        wrong = Denoiser.from_model(model, shift=1 - row.shift)
+    assert not torch.equal(hf_unmask.generate(wrong, IDS, **OPTIONS).sequences, expected)
+    assert not torch.equal(hf_unmask.generate(model, IDS, mask_token_id=30, **OPTIONS).sequences, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "Fast_dLLM_Qwen"])  # it ignores what it is given
+def test_a_wrong_mask_convention_shows(name):
+    """A padding mask where a model wants blocks, and the like."""
+    attention = "2d" if ROWS[name].attention in ("4d", "block", "block-additive") else "4d"
+    with pytest.raises((ValueError, TypeError), match="attention_mask"):
+        hf_unmask.generate(Denoiser.from_model(double(name), attention=attention), IDS, **OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["Fast_dLLM_Qwen", "mdlm"])
+def test_models_without_a_padding_mask_refuse_padded_rows(name):
+    """Padding that such a model reads as text."""
+    with pytest.raises(ValueError, match="takes no padding mask, but row 0 is padded: pass rows of equal length"):
+        hf_unmask.generate(row_double(name), IDS, attention_mask=PADDED, **OPTIONS)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llada", "lladamoe", "Dream", "llada2_moe", "sdar", "a2d-qwen3"])
+def test_a_row_alone_equals_the_row_in_a_padded_batch(name, side):
+    """Blocks counted from padding, positions that padding shifts, LLaDA's right padding."""
+    model, real = double(name, torch.float64), PADDED
+    real = real if side == "left" else real.flip(1)
+    batch = hf_unmask.generate(model, IDS, attention_mask=real, **OPTIONS)
+    for row in range(2):
+        prompt = IDS[row][real[row].bool()][None]
+        alone = hf_unmask.generate(model, prompt, attention_mask=torch.ones_like(prompt), **OPTIONS)
+        assert torch.equal(batch.sequences[row, 5:], alone.sequences[0, prompt.shape[1] :])
+        assert torch.equal(batch.nfe[row], alone.nfe[0])
+
+
+# Blocks of the model's own
+
+
+def test_blocks_are_those_of_the_model():
+    """A block length that cuts across the model's blocks, gaps inside a prompt, blocks that nothing defines."""
+    model = row_double("sdar", block_size=6)
+    assert Denoiser.from_model(model).block_length == 6
+    hf_unmask.generate(model, IDS, block_length=3, **OPTIONS)
+    with pytest.raises(ValueError, match="`block_length` 4 does not divide the model's block of 6 tokens"):
+        hf_unmask.generate(model, IDS, block_length=4, **OPTIONS)
+    with pytest.raises(ValueError, match="cannot fill gaps in a prompt of 5 positions"):
+        fill = torch.tensor([[0, 1, 0, 0, 0], [0, 0, 0, 0, 1]])
+        hf_unmask.generate(model, IDS, sampler=ThresholdSampler(0.3), fill_mask=fill, max_new_tokens=0)
+    with pytest.raises(ValueError, match="attention 'block' means blocks: pass block_length="):
+        Denoiser.from_model(row_double("llada"), attention="block")
+    with pytest.raises(ValueError, match="`block_length` must be an int of at least 1, got 0"):
+        Denoiser.from_model(model, block_length=0)
+    assert Denoiser.from_model(row_double("Fast_dLLM_Qwen", bd_size=8)).block_length == 8
+
+
+@pytest.mark.parametrize("where", ["eligible", "canvas"])
+def test_the_first_block_holds_the_end_of_the_prompt(where):
+    """Blocks counted from the canvas: 5 prompt tokens leave 3 places in the model's second block of 4."""
+
+    class Everywhere(ThresholdSampler):
+        @property
+        def needs(self):
+            return hf_unmask.Needs.of("confidence", where=where)
+
+    model = row_double("sdar", torch.float64)
+    events = []
+    hf_unmask.generate(
+        model, IDS[:1], sampler=Everywhere(1.0), max_new_tokens=9, on_step=events.append, return_dict_in_generate=True
+    )
+    order = hf_unmask.generate(model, IDS[:1], **{**OPTIONS, "sampler": Everywhere(1.0), "max_new_tokens": 9})
+    blocks = [sorted(order.step_map[0, part].tolist()) for part in (slice(5, 8), slice(8, 12), slice(12, 14))]
+    assert blocks == [[0, 1, 2], [3, 4, 5, 6], [7, 8]] and len(events) == 9
+
+
+# The families' own decoding
+
+
+@torch.no_grad()
+def probabilities(model, sequence, block=None):
+    """[S][V]; the mask token is never written, on either side. With ``block`` under a block-causal mask."""
+    ids = torch.tensor([sequence])
+    inputs = {"attention_mask": torch.ones_like(ids)}
+    if block is not None:
+        inputs["attention_mask"] = block_causal(torch.arange(len(sequence))[None], block)
+    logits = model(ids, **inputs).logits[0]
+    logits[:, MASK] = -float("inf")
+    return logits.softmax(-1)
+
+
+THRESHOLD = 0.08  # passed by some positions of the doubles
+
+
+def block_decoding(model, prompt, gen_length, block, steps, threshold):
+    """LLaDA2, SDAR, Fast-dLLM v2: whole blocks from the first token on, each step at least its quota, all that pass.
+
+    The block attends to itself and to what lies before it; later blocks do not exist yet.
+    """
+    total = len(prompt) + gen_length
+    sequence = prompt + [MASK] * gen_length
+    quota = [block // steps + (step < block % steps) for step in range(steps)]
+    for start in range(len(prompt) // block * block, total, block):
+        for step in range(steps):
+            places = [i for i in range(start, start + block) if sequence[i] == MASK]
+            if not places:
+                break
+            best = probabilities(model, sequence[: start + block], block).max(-1)
+            ranked = sorted(places, key=lambda i: float(best.values[i]), reverse=True)
+            passed = [i for i in places if float(best.values[i]) > threshold]
+            for i in passed if len(passed) >= quota[step] else ranked[: quota[step]]:
+                sequence[i] = int(best.indices[i])
+    return sequence[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    "name, block, steps",
+    [
+        pytest.param("llada2_moe", 8, 4, marks=pytest.mark.slow),
+        ("sdar", 4, 2),
+        ("Fast_dLLM_Qwen", 4, 4),
+        pytest.param("llada2_moe", 8, 8, marks=pytest.mark.slow),
+        pytest.param("sdar", 4, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_block_decoding_with_a_threshold_and_a_minimum(name, block, steps):
+    """Blocks out of place, later blocks seen, a minimum per step that is not kept. 20 prompts, one after the other."""
+    model, reference = row_double(name), backbone()
+    denoiser = Denoiser.from_model(model, block_length=block)
+    sampler, passed = ThresholdSampler(THRESHOLD, minimum=block // steps), 0
+    for prompt in random_prompts():
+        gen_length = block + (-len(prompt)) % block
+        expected = block_decoding(reference, prompt, gen_length, block, steps, THRESHOLD)
+        options = {"sampler": sampler, "max_new_tokens": gen_length, "return_dict_in_generate": True}
+        found = hf_unmask.generate(denoiser, torch.tensor([prompt]), **options)
+        assert found.sequences[0, len(prompt) :].tolist() == expected
+        passed += int(found.nfe) < steps + -(-(-len(prompt) % block) // (block // steps))
+    assert passed > 5, "the threshold should open more than the minimum now and then"
+
+
+def dream_quotas(gen_length, steps, eps=1e-3):
+    """How many tokens each step commits: the mean number of masks left times the share of time that passes."""
+    times, left, quotas = torch.linspace(1, eps, steps + 1), gen_length, []
+    for i in range(steps):
+        count = int(left * (1 - times[i + 1] / times[i])) if i < steps - 1 else left
+        quotas.append(count)
+        left -= count
+    return quotas
+
+
+def dream(model, prompt, gen_length, steps, score):
+    """All positions at once; steps whose quota is 0 change nothing."""
+    sequence = prompt + [MASK] * gen_length
+    for quota in dream_quotas(gen_length, steps):
+        probs = probabilities(model, sequence)
+        places = [i for i, token in enumerate(sequence) if token == MASK]
+        for i in sorted(places, key=lambda i: float(score(probs[i])), reverse=True)[:quota]:
+            sequence[i] = int(probs[i].argmax())
+    return sequence[len(prompt) :]
+
+
+class OfATable:
+    """Ranks as its base does, and opens what Dream's table says; its empty steps are not made."""
+
+    def _count(self, step):
+        return torch.tensor([quota for quota in dream_quotas(12, 7) if quota])[step.steps]
+
+
+@dataclass(frozen=True)
+class ByProbability(OfATable, ConfidenceSampler):
+    """maskgit_plus"""
+
+
+@dataclass(frozen=True)
+class ByMargin(OfATable, MarginSampler):
+    """topk_margin"""
+
+
+@dataclass(frozen=True)
+class ByEntropy(OfATable, EntropySampler):
+    """entropy"""
+
+
+@pytest.mark.parametrize(
+    "sampler, score",
+    [
+        pytest.param(ByProbability(), lambda p: p.max(), marks=pytest.mark.slow),
+        pytest.param(ByMargin(), lambda p: p.topk(2).values[0] - p.topk(2).values[1], marks=pytest.mark.slow),
+        (ByEntropy(), lambda p: (p * (p + 1e-10).log()).sum()),
+    ],
+    ids=["maskgit_plus", "topk_margin", "entropy"],
+)
+def test_dream(sampler, score):
+    """A shift that is off at the first position or under padding, another order, another quota; 20 prompts, padded."""
+    prompts = random_prompts()
+    tokens, nfe, _ = ours(row_double("Dream"), prompts, sampler, max_new_tokens=12)
+    assert tokens == [dream(backbone(), prompt, 12, 7, score) for prompt in prompts]
+    assert set(nfe) == {sum(quota > 0 for quota in dream_quotas(12, 7))}
+
+
+def test_llada_low_confidence_in_float32():
+    """Quotas, blocks and padding of the family's double; 20 prompts of unequal length in one batch."""
+    prompts = random_prompts()
+    sampler = ConfidenceSampler(steps_per_block=3)
+    tokens, _, _ = ours(row_double("llada"), prompts, sampler, max_new_tokens=12, block_length=6)
+    assert tokens == [llada(backbone(), prompt, 12, 6, 6)[0] for prompt in prompts]
