@@ -318,7 +318,7 @@ def accuracy(args: argparse.Namespace) -> None:
     for task in ("chain_sum", "mini_sudoku"):
         problems, length = held_out(task, "test", args.problems), answer_length(task)
         prompts = [tokenizer(problem.prompt)["input_ids"] for problem in problems]
-        for mode, refresh in ((None, None), ("prefix", None), ("dual", None), ("dual", 2)):
+        for mode, refresh in ((None, None), ("prefix", None), ("dual", None), ("dual", length // 4)):
             rows = generate_stream(
                 model, prompts, sampler=ThresholdSampler(0.9), slots=32, max_new_tokens=length,
                 block_length=length // 4, cache=mode, cache_refresh=refresh,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from hf_unmask import head
 from hf_unmask.caching import RowCache
-from hf_unmask.canvas import KINDS, Rows
+from hf_unmask.canvas import KINDS, NEVER, Rows
 from hf_unmask.randomness import ACTION, ROW, TOKEN, uniform
 from hf_unmask.reading import Reading, read
 from hf_unmask.run import Run, window_width
@@ -74,17 +75,17 @@ def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
 
 def status(rows: Rows, run: Run) -> Tensor:
     """What the host is told after a step, [n, R]: the faults, whether the row has finished, and if it matters the masks
-    in the active block, the steps made in it and the first column of what ``cache="prefix"`` computes."""
+    in the active block, what was written since a whole pass and the first column that ``cache="prefix"`` computes."""
     told = [rows.fault.T, rows.finished[None]]
     if _compacts(rows, run):
         place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
         left = (rows.masked & _in_block(place, rows, run)).sum(-1)
         told.append(left[None])
     if run.cache:
-        first = torch.zeros_like(rows.block) if run.needs.where == "canvas" else _bounds(rows, run)[0]
-        first = first.clamp(max=rows.masked.shape[1] - 1)
-        start = run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)[:, 0]
-        told += [rows.block_steps[None], start[None]]
+        first = torch.zeros_like(rows.start) if run.needs.where == "canvas" else rows.start
+        first = first.clamp(min=0, max=rows.masked.shape[1] - 1)
+        column = run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)
+        told += [rows.stale[None], column.T]
     return torch.cat(told)
 
 
@@ -96,8 +97,8 @@ def plan_next(told: list[list[int]], rows: Rows, run: Run, padded: bool, cache: 
     if cache is None:
         return Plan(undecided, padded)
     groups: dict[int | None, list[int]] = {}
-    for row, (made, start) in enumerate(zip(*told[-2:], strict=True)):
-        whole = made % (run.cache_refresh or run.block_length + 1) == 0
+    for row, (stale, start) in enumerate(zip(*told[-2:], strict=True)):
+        whole = stale >= run.cache_refresh
         groups.setdefault(None if whole else start if run.cache == "prefix" else 0, []).append(row)
     if len(groups) == 1:
         return Plan(undecided, padded, cache, (Bucket(None, next(iter(groups))),))
@@ -132,6 +133,9 @@ def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     slots = torch.arange(window_width(run, canvas), device=rows.key.device)
     if run.needs.where == "canvas":
         return slots.expand(len(rows.key), -1), rows.valid, rows.positions, rows.masked
+    if not run.overhang:
+        slots = slots + rows.start[:, None]
+        return slots, slots < rows.length[:, None], rows.positions.gather(1, slots), rows.masked.gather(1, slots)
     start, end = _bounds(rows, run)
     slots = slots + start[:, None]
     inside = slots < end[:, None]
@@ -140,14 +144,13 @@ def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _bounds(rows: Rows, run: Run) -> tuple[Tensor, Tensor]:
-    """First canvas position of each row's active block, and the first one behind it, both [R] long."""
-    start = rows.block * run.block_length - rows.lead
-    return start.clamp(min=0), torch.minimum(start + run.block_length, rows.length)
+    """First canvas position in each row's active block, and the first one behind it, both [R] long."""
+    return rows.start.clamp(min=0), torch.minimum(rows.start + run.block_length, rows.length)
 
 
 def _in_block(slots: Tensor, rows: Rows, run: Run) -> Tensor:
     """[R, W] bool, which canvas positions [R, W] or [W] lie in the row's active block."""
-    return (slots + rows.lead[:, None]) // run.block_length == rows.block[:, None]
+    return (slots - rows.start[:, None]) // run.block_length == 0
 
 
 def _read(rows: Rows, run: Run, plan: Plan, slots: Tensor, positions: Tensor, window: Tensor) -> Reading:
@@ -239,12 +242,17 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
 
 def _fault(rows: Rows, run: Run, selection: Selection, opening: Tensor, step: Step, reading: Reading) -> Tensor:
     """[R, KINDS] bool: ``Rows.fault`` and what this step adds; opening [R, W] bool, what is chosen and eligible."""
-    fine = reading.finite if run.needs.where == "eligible" else reading.finite | ~step.valid
-    spoilt = ~(fine.all(-1) | rows.finished)
-    ineligible = (selection.open != opening).any(-1)
-    # neither a finished row that opens nothing nor another one that opens something
-    stalled = torch.zeros_like(spoilt) if run.sampler.may_stall else opening.any(-1) == rows.finished
-    return rows.fault | torch.stack([spoilt, ineligible, stalled], dim=-1)
+    spoilt = reading.spoilt if run.needs.where == "eligible" else reading.spoilt & step.valid
+    opens = torch.ones_like(opening) if run.sampler.may_stall else opening
+    found = torch.stack([spoilt, selection.open ^ opening, opens], dim=1).any(-1)
+    fault = found ^ _wanted(found.device)
+    return fault if run.looks_always else rows.fault | (fault & ~rows.finished[:, None])
+
+
+@lru_cache(maxsize=16)
+def _wanted(device: torch.device) -> Tensor:
+    """[KINDS] bool, what is right of what `_fault` looks for: something opens."""
+    return torch.tensor([False, False, True], device=device)
 
 
 def _write(
@@ -252,7 +260,8 @@ def _write(
 ) -> tuple[Rows, Tensor]:
     """Write ``opening`` [R, W] bool and move the block pointers. Also returns what opened, [R, L] bool."""
     chosen = step.proposal if selection.tokens is None else selection.tokens
-    steps = rows.steps + ~rows.finished
+    passes = rows.passes + 1
+    steps = passes if run.looks_always else rows.steps + ~rows.finished
     # adding differences keeps clamped window positions (they add 0) from overwriting real ones
     change = (chosen - run.denoiser.mask_token_id) * opening
     step_map = rows.step_map.scatter_add(1, step.index, steps[:, None] * opening)
@@ -262,20 +271,27 @@ def _write(
     if run.sampler.may_stall:  # it can use up its steps; what it left masked stays so
         start, end = _bounds(rows, run)
         done = done | (block_steps >= end - start)
-    block = rows.block + done
-    finished = rows.finished | (block * run.block_length >= rows.length + rows.lead)
-    if run.check_every > 1:  # its steps then tell where the first fault was
-        finished = finished | fault.any(-1)
+    start = torch.add(rows.start, done, alpha=run.block_length)
+    finished = start >= rows.length
+    if not run.looks_always:  # its steps then tell where the first fault was
+        finished = finished | rows.finished | fault.any(-1)
     return replace(
         rows,
         tokens=rows.tokens.scatter_add(1, positions, change),
         masked=rows.masked ^ opened,
         step_map=step_map,
-        block=block,
+        start=start,
         block_steps=block_steps.masked_fill(done, 0),
+        stale=_stale(rows, run, opening, done) if run.cache else rows.stale,
         steps=steps,
-        passes=rows.passes + 1,
+        passes=passes,
         finished=finished,
         fault=fault,
         sampler_state=selection.state,
     ), opened
+
+
+def _stale(rows: Rows, run: Run, opening: Tensor, done: Tensor) -> Tensor:
+    """``Rows.stale`` after a step."""
+    before = rows.stale.masked_fill(rows.stale >= run.cache_refresh, 0)
+    return (before + opening.sum(-1)).masked_fill(done, NEVER)

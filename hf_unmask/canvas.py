@@ -20,6 +20,8 @@ from hf_unmask.step import State
 
 #: Kinds of faults.
 KINDS = 3
+#: More than can be written.
+NEVER = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class Rows:
     length: Tensor  # [R] long, positions to fill
     masked: Tensor  # [R, L] bool, undecided
     step_map: Tensor  # [R, L] long, step at which a position opened, -1 before
-    block: Tensor  # [R] long, active block
-    block_steps: Tensor  # [R] long, steps made in it
+    start: Tensor  # [R] long, first canvas position of the active block, below 0 if it begins in the prompt
+    block_steps: Tensor  # [R] long, steps made in the active block
+    stale: Tensor  # [R] long, with a cache, positions written since the row was computed as a whole; `NEVER` before
     steps: Tensor  # [R] long, steps made
     passes: Tensor  # [R] long, steps that ran on the row, those after its end included
     finished: Tensor  # [R] bool, nothing is left to do
     fault: Tensor  # [R, KINDS] bool, by kind: logits that are not finite, an ineligible opening, no opening
-    lead: Tensor  # [R] long, prompt positions in the first block, of models whose blocks lie fixed; else 0
     sampler_state: State = None
 
     def take(self, index: Tensor) -> Rows:
@@ -143,13 +145,13 @@ def lay_out(
             length=length,
             masked=valid,
             step_map=torch.full_like(positions, -1),
-            block=zeros,
+            start=-_lead(denoiser, config, left["attended"], positions, valid),
             block_steps=zeros,
+            stale=zeros + NEVER,
             steps=zeros,
             passes=zeros,
             finished=length == 0,
             fault=zeros[:, None].expand(-1, KINDS) > 0,
-            lead=_lead(denoiser, config, left["attended"], positions, valid),
         ),
         Layout(source),
     )

@@ -109,8 +109,8 @@ class UnmaskingGenerationConfig(GenerationConfig):
             the device. Rows that have finished meanwhile are run on without being charged (``forwards_run``).
         cache: keep keys and values between the forward passes of a block, an approximation that changes results:
             ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it. None: off.
-        cache_refresh: with a cache, steps after which a row is computed as a whole again inside a block. None: only
-            when it enters a block.
+        cache_refresh: with a cache, positions written after which a row is computed as a whole again inside a block.
+            None: half a block. It is computed as a whole when it enters a block, too.
     """
 
     block_length: int | None

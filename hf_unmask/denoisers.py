@@ -208,15 +208,11 @@ class Denoiser:
         if hidden:
             inputs["output_hidden_states"] = True
         output, source, project = self._forward(inputs)
-        width = source.shape[1]
-        first = torch.arange(0, len(tokens) * width, width, device=tokens.device)
-        return Prediction(
-            source=source.flatten(0, 1),
-            cells=first[:, None] + cells,
-            vocab_size=self.vocab_size,
-            project=project,
-            hidden=self._hidden(output, cells) if hidden else None,
-        )
+        states = self._hidden(output, cells) if hidden else None
+        if len(tokens) > 1:
+            first = torch.arange(0, source.shape[:2].numel(), source.shape[1], device=tokens.device)
+            cells = first[:, None] + cells
+        return Prediction(source.flatten(0, 1), cells, self.vocab_size, project, states)
 
     def _hidden(self, output: Any, cells: Tensor) -> Tensor:
         """[B, W, D], last hidden states at ``cells`` [B, W] of the columns that were computed."""
@@ -245,19 +241,19 @@ class Denoiser:
 
     def _inputs(self, tokens: Tensor, attended: Tensor | None, columns: Tensor | None) -> dict[str, Any]:
         """Arguments of the model's forward for all columns, or for ``columns`` [B, Q] long."""
-        if attended is None:
-            known = tokens.new_ones(1, dtype=torch.bool).expand(tokens.shape)
-            places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        if attended is not None:
+            places = (attended.cumsum(-1) - 1).clamp(min=0)
         else:
-            known = attended
-            places = (known.cumsum(-1) - 1).clamp(min=0)
+            places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+            if not self.maskless or (columns is not None and self._adds_mask):
+                attended = tokens.new_ones(1, dtype=torch.bool).expand(tokens.shape)
         if columns is not None:
             tokens, places = tokens.gather(1, columns), places.gather(1, columns)
-            masks: dict[str, Any] = {"attention_mask": self._rectangle(attended, known, columns.shape[1])}
-        elif attended is None and self.maskless:
+            masks: dict[str, Any] = {"attention_mask": self._rectangle(attended, columns.shape[1])}
+        elif attended is None:
             masks = {"attention_mask": None}
         else:
-            masks = self._masks(known, places)
+            masks = self._masks(attended, places)
         if self.position_offset:
             places = places + self.position_offset
         extras = {"position_ids": places, "use_cache": False, "return_dict": True}
@@ -272,14 +268,20 @@ class Denoiser:
         extras = {"block_size": self.block_length, "timesteps": torch.zeros(len(attended), device=attended.device)}
         return {name: value for name, value in extras.items() if name in self.accepts and value is not None}
 
-    def _rectangle(self, attended: Tensor | None, known: Tensor, queries: int) -> Tensor | None:
+    @property
+    def _adds_mask(self) -> bool:
+        """Whether a mask [B, 1, Q, S] holds numbers to add, as a native class wants it."""
+        return self.attention == "2d" and getattr(self.model.config, "_attn_implementation", None) == "eager"
+
+    def _rectangle(self, attended: Tensor | None, queries: int) -> Tensor | None:
         """[B, 1, Q, S], the mask of a pass over some columns."""
-        mask = known[:, None, None, :].expand(-1, 1, queries, -1)
-        eager = getattr(self.model.config, "_attn_implementation", None) == "eager"
-        if eager and self.attention == "2d":  # a native class adds its mask
+        if attended is None:
+            return None
+        mask = attended[:, None, None, :].expand(-1, 1, queries, -1)
+        if self._adds_mask:
             dtype = next(self.model.parameters()).dtype
             return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        return None if attended is None and self.maskless else mask
+        return mask
 
     def _forward(self, inputs: dict[str, Any]) -> tuple[Any, Tensor, Callable[[Tensor], Tensor] | None]:
         """The model's output, and what logits are made of: [B, S, D] and how, or the logits [B, S, V] and None."""

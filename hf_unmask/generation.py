@@ -98,6 +98,8 @@ class RowStream(Iterator[StreamedRow]):
         places = self._pool.steps * self._pool.slots
         return 1 - self._pool.charged / places if places else 0.0
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def __next__(self) -> StreamedRow:
         while (number := self._ready()) is None:
             if self._pool.empty:

@@ -38,7 +38,7 @@ class Pool:
         self._active: list[int] = []
         self._dropped = 0
         self._cache = RowCache() if run.cache else None
-        self._rows = self._none = rows.take(rows.number[:0])
+        self._rows = rows
         self._plan = Plan(None)
         self._admit([])
 
@@ -50,10 +50,9 @@ class Pool:
     @property
     def charged(self) -> int:
         """Steps that rows needed so far, summed over rows."""
-        return int(self.whole.steps.sum() + self._rows.steps.sum())
+        at_work = int(self._rows.steps.sum()) if self._active else 0
+        return int(self.whole.steps.sum()) + at_work
 
-    @torch.inference_mode(False)  # whose tensors could not be written to in place
-    @torch.no_grad()
     def turn(self) -> list[int]:
         """Make ``check_every`` steps. Returns the numbers of the rows that have finished."""
         for left in reversed(range(self.run.check_every)):
@@ -73,7 +72,7 @@ class Pool:
 
     def _leave(self, done: list[int]) -> list[int]:
         places = [place for place, is_done in enumerate(done) if is_done]
-        gone = self._index(places)
+        gone = slice(None) if len(places) == len(done) else self._index(places)
         for name in _RESULTS:
             target = getattr(self.whole, name)
             if name == "tokens":
@@ -88,12 +87,15 @@ class Pool:
         coming = [self._waiting.popleft() for _ in range(min(self.slots - len(kept), len(self._waiting)))]
         self._active = [self._active[place] for place in kept] + coming
         if not self._active:
-            self._rows = self._none
             return
         dropped = min(self._padding[number] for number in self._active) // _STRIDE * _STRIDE
-        rows = self._rows.take(self._index(kept)).without(dropped - self._dropped)
+        parts = []
+        if kept:
+            parts.append(self._rows.take(self._index(kept)).without(dropped - self._dropped))
         if coming:
-            rows = rows.and_rows(self.whole.take(self._index(coming)).without(dropped))
+            every = len(coming) == len(self.whole.number)
+            parts.append((self.whole if every else self.whole.take(self._index(coming))).without(dropped))
+        rows = parts[0] if len(parts) == 1 else parts[0].and_rows(parts[1])
         if self._cache is not None:
             self._cache.rearrange(self._index(kept), len(coming), dropped - self._dropped)
         self._rows, self._dropped = rows, dropped

@@ -25,7 +25,7 @@ class Reading:
 
     proposal: Tensor  # [N] long
     quantities: dict[Quantity, Tensor]
-    finite: Tensor  # [N] bool, False where the logits hold NaN or +inf, or nothing may be written
+    spoilt: Tensor  # [N] bool, the logits hold NaN or +inf, or nothing may be written
 
     @classmethod
     def join(cls, parts: Iterable[Reading]) -> Reading:
@@ -37,7 +37,7 @@ class Reading:
         return cls(
             torch.cat([part.proposal for part in parts]),
             {name: torch.cat([part.quantities[name] for part in parts]) for name in names},
-            torch.cat([part.finite for part in parts]),
+            torch.cat([part.spoilt for part in parts]),
         )
 
     def in_window(self, places: Tensor, wanted: Tensor, standing: Tensor) -> Reading:
@@ -58,7 +58,7 @@ class Reading:
                 name: placed(values, values.new_zeros(*standing.shape, *values.shape[2:]))
                 for name, values in self.quantities.items()
             },
-            placed(self.finite, torch.ones_like(standing, dtype=torch.bool)),
+            placed(self.spoilt, torch.zeros_like(standing, dtype=torch.bool)),
         )
 
     def only(self, wanted: Tensor, standing: Tensor) -> Reading:
@@ -70,13 +70,13 @@ class Reading:
                 name: values.masked_fill(out.reshape(*out.shape, *(1 for _ in values.shape[2:])), 0)
                 for name, values in self.quantities.items()
             },
-            self.finite | out,
+            self.spoilt & wanted,
         )
 
     def take(self, rows: Tensor) -> Reading:
         """The rows at ``rows`` [R] long of [B, n]."""
         return Reading(
-            self.proposal[rows], {name: values[rows] for name, values in self.quantities.items()}, self.finite[rows]
+            self.proposal[rows], {name: values[rows] for name, values in self.quantities.items()}, self.spoilt[rows]
         )
 
     def by_row(self, rows: int) -> Reading:
@@ -84,7 +84,7 @@ class Reading:
         return Reading(
             self.proposal.reshape(rows, -1),
             {name: values.reshape(rows, -1, *values.shape[1:]) for name, values in self.quantities.items()},
-            self.finite.reshape(rows, -1),
+            self.spoilt.reshape(rows, -1),
         )
 
 
@@ -162,7 +162,7 @@ def _read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, b
             quantities["entropy"] = torch.special.entr(probs).sum(-1)
         if "probs" in needs.quantities:
             quantities["probs"] = probs
-    return Reading(proposal, quantities, log_sum.isfinite())
+    return Reading(proposal, quantities, log_sum - log_sum != 0)  # as ~isfinite(), in two operations
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,12 +33,18 @@ class Run:
     slots: int | None
     check_every: int
     cache: CacheMode | None
-    cache_refresh: int | None
-    gapless: bool  # every row's canvas is one piece of its sequence
+    cache_refresh: int  # positions
+    gapless: bool  # with a cache: every row's canvas is one piece of its sequence
+    overhang: bool  # a window may reach beyond the canvas, or a block begin in the prompt
 
     @property
     def forwards_per_step(self) -> int:
         return 1 if self.guidance_scale == 1.0 else 2
+
+    @property
+    def looks_always(self) -> bool:
+        """Whether the host looks after every step, so that no row is stepped on that has finished or failed."""
+        return self.check_every == 1
 
 
 def prepare(
@@ -64,11 +70,12 @@ def prepare(
     canvas = rows.masked.shape[1]
     if isinstance(sampler, ChecksUse):
         sampler.check(denoiser, config.block_length, canvas)
+    block_length = config.block_length or max(canvas, 1)
     run = Run(
         denoiser=denoiser,
         sampler=sampler,
         needs=sampler.needs,
-        block_length=config.block_length or max(canvas, 1),
+        block_length=block_length,
         draw=TokenDraw(config.token_temperature, config.top_k, config.top_p),
         banned=banned,
         guidance_scale=scale,
@@ -76,8 +83,9 @@ def prepare(
         slots=config.slots,
         check_every=config.check_every,
         cache=config.cache,
-        cache_refresh=config.cache_refresh,
-        gapless=not bool(((rows.positions.diff(dim=1) != 1) & rows.valid[:, 1:]).any()),
+        cache_refresh=config.cache_refresh or max(block_length // 2, 1),
+        gapless=config.cache is not None and _gapless(rows),
+        overhang=canvas % block_length > 0 or config.check_every > 1 or denoiser.block_length is not None,
     )
     _check_cache(run)
     width = window_width(run, canvas)
@@ -87,6 +95,10 @@ def prepare(
 def window_width(run: Run, canvas: int) -> int:
     """Positions of the sampler's window."""
     return canvas if run.needs.where == "canvas" else min(run.block_length, canvas)
+
+
+def _gapless(rows: Rows) -> bool:
+    return not bool(((rows.positions.diff(dim=1) != 1) & rows.valid[:, 1:]).any())
 
 
 def _check_cache(run: Run) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doubles import dream_double, llada_double
+from doubles import dream_double, llada_double, row_double
 from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
 from test_invariance import learned, prompts
 from test_invariance import run as run_rows
@@ -106,24 +106,27 @@ def test_always_refreshing_is_no_cache(model64, mode):
 
 
 @pytest.mark.parametrize(
-    "mode, refresh, widths",
+    "mode, refresh, k, widths",
     [
-        ("prefix", None, [14, 12, 12, 12, 14, 8, 8, 8, 14, 4, 4, 4]),
-        ("dual", None, [14, 4, 4, 4] * 3),
-        ("dual", 2, [14, 4] * 6),
+        ("prefix", None, 1, [14, 12, 14, 12, 14, 8, 14, 8, 14, 4, 14, 4]),
+        ("prefix", 4, 1, [14, 12, 12, 12, 14, 8, 8, 8, 14, 4, 4, 4]),
+        ("dual", None, 1, [14, 4] * 6),
+        ("dual", 3, 1, [14, 4, 4, 14] * 3),
+        ("dual", 3, 2, [14, 4] * 3),
+        ("dual", 2, 2, [14, 14] * 3),
     ],
 )
-def test_what_a_pass_computes(model, mode, refresh, widths):
-    """Prevents a cache that saves nothing: a whole pass when a block begins, then the block and what lies behind."""
+def test_what_a_pass_computes(model, mode, refresh, k, widths):
+    """Prevents a cache that saves nothing, and one that is kept although most of its block has been written since."""
     shapes, hook = columns(model)
     ids = torch.tensor([[5, 6]])
     out = generate(
-        model, ids, sampler=RandomSampler(), max_new_tokens=12, block_length=4, cache=mode, cache_refresh=refresh,
+        model, ids, sampler=RandomSampler(k), max_new_tokens=12, block_length=4, cache=mode, cache_refresh=refresh,
         return_dict_in_generate=True,
     )  # fmt: skip
     hook.remove()
     assert [width for _, width in shapes] == widths
-    assert out.nfe.item() == out.forwards_run.item() == 12
+    assert out.nfe.item() == out.forwards_run.item() == len(widths)
 
 
 def test_a_policy_that_sees_the_canvas_keeps_the_prompt(model):
@@ -150,6 +153,7 @@ def flash():
     [
         (tiny_bert, ThresholdSampler(), {}, r"`cache='dual'` .*do not take past_key_values; drop `cache`"),
         (llada_double, ThresholdSampler(), {}, "asserts that there is no cache"),
+        (lambda: row_double("sdar"), ThresholdSampler(), {}, "nobody has tried it with one; drop `cache`"),
         (flash, ThresholdSampler(), {}, "'flash_attention_2' takes no mask .*attn_implementation='sdpa'"),
         (tiny_eurobert, ThresholdSampler(), {"guidance_scale": 2.0}, "`guidance_scale=2.0` makes two"),
         (tiny_eurobert, ThresholdSampler(), {"check_every": 2}, "drop `check_every=2`"),

@@ -157,9 +157,9 @@ def at_least_one(chosen: Tensor, eligible: Tensor, by: Tensor) -> Tensor:
     chosen, eligible [B, W] bool, by [B, W] float -> [B, W] bool. Rows without an eligible position stay empty.
     """
     chosen = chosen & eligible
-    best = by.masked_fill(~eligible, -math.inf).argmax(-1, keepdim=True)  # the first of equals
-    forced = torch.zeros_like(eligible).scatter(-1, best, ~chosen.any(-1, keepdim=True))
-    return chosen | (forced & eligible)
+    best = torch.where(eligible, by, -math.inf).argmax(-1, keepdim=True)  # the first of equals
+    fallback = eligible > chosen.any(-1, keepdim=True)  # as `eligible & ~...`
+    return chosen.scatter(-1, best, (chosen | fallback).gather(-1, best))
 
 
 def require(
