@@ -302,6 +302,7 @@ def caches(denoiser: Denoiser, args: argparse.Namespace) -> None:
             generate(
                 denoiser, ids, sampler=ConfidenceSampler(steps_per_block=steps), max_new_tokens=length,
                 block_length=args.block, cache=mode, attention_mask=torch.ones_like(ids),
+                cache_refresh=args.cache_refresh if mode else None,
             )  # fmt: skip
             spent[mode] = now() - began
         found = "  ".join(f"{mode}: {s:.2f} ({s / spent[None]:.2f})" for mode, s in spent.items())
@@ -318,7 +319,7 @@ def accuracy(args: argparse.Namespace) -> None:
     for task in ("chain_sum", "mini_sudoku"):
         problems, length = held_out(task, "test", args.problems), answer_length(task)
         prompts = [tokenizer(problem.prompt)["input_ids"] for problem in problems]
-        for mode, refresh in ((None, None), ("prefix", None), ("dual", None), ("dual", length // 4)):
+        for mode, refresh in ((None, None), *((mode, length // part) for part in (8, 4) for mode in MODES[1:])):
             rows = generate_stream(
                 model, prompts, sampler=ThresholdSampler(0.9), slots=32, max_new_tokens=length,
                 block_length=length // 4, cache=mode, cache_refresh=refresh,
@@ -410,6 +411,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", type=int, default=2, help="of the quota rules, per block")
     parser.add_argument("--cache-steps", type=int, default=8, help="of the table of caches, per block")
+    parser.add_argument("--cache-refresh", type=int, help="positions written between whole passes, in the first table")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--spread", type=float, default=6.0, help="standard deviation of random logits")
     parser.add_argument("--slots", type=int, default=8)

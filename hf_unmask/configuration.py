@@ -110,7 +110,8 @@ class UnmaskingGenerationConfig(GenerationConfig):
         cache: keep keys and values between the forward passes of a block, an approximation that changes results:
             ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it. None: off.
         cache_refresh: with a cache, positions written after which a row is computed as a whole again inside a block.
-            None: half a block. It is computed as a whole when it enters a block, too.
+            None: half a block, or 1 (no cache) in blocks shorter than 16. It is computed as a whole when it enters a
+            block, too.
     """
 
     block_length: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,9 @@ from hf_unmask.denoisers import Denoiser
 from hf_unmask.reading import TokenDraw
 from hf_unmask.step import ChecksUse, Needs, SamplerProtocol
 from hf_unmask.stopping import Stopping
+
+#: Blocks shorter than this are few steps long, and what a step writes matters to all of it.
+SHORT = 16
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,11 @@ def prepare(
         slots=config.slots,
         check_every=config.check_every,
         cache=config.cache,
-        cache_refresh=config.cache_refresh or max(block_length // 2, 1),
+        cache_refresh=config.cache_refresh or (1 if block_length < SHORT else block_length // 2),
         gapless=config.cache is not None and _gapless(rows),
         overhang=canvas % block_length > 0 or config.check_every > 1 or denoiser.block_length is not None,
     )
-    _check_cache(run)
+    _check_cache(run, config.cache_refresh)
     width = window_width(run, canvas)
     return run, replace(rows, sampler_state=sampler.init(len(rows.key), width, denoiser.device)), layout, config
 
@@ -101,7 +105,7 @@ def _gapless(rows: Rows) -> bool:
     return not bool(((rows.positions.diff(dim=1) != 1) & rows.valid[:, 1:]).any())
 
 
-def _check_cache(run: Run) -> None:
+def _check_cache(run: Run, refresh: int | None) -> None:
     if run.cache is None:
         return
     asked = f"`cache={run.cache!r}`"
@@ -115,6 +119,12 @@ def _check_cache(run: Run) -> None:
         raise ValueError(
             f"{asked} computes the active block alone, but {run.sampler} reads the whole canvas: use cache='prefix', "
             "or a policy with observation='block'"
+        )
+    if refresh is None and run.block_length < SHORT:
+        warnings.warn(
+            f"{asked} keeps nothing by default in blocks of {run.block_length}, shorter than {SHORT}: it would save "
+            "little and cost accuracy. Pass cache_refresh=... (positions written between two whole passes)",
+            stacklevel=4,
         )
 
 

@@ -16,6 +16,8 @@ from hf_unmask import Denoiser, generate
 from hf_unmask.samplers import KLASSSampler, RandomSampler, ThresholdSampler
 
 MODES = ["prefix", "dual"]
+#: A refresh that never comes: whole passes only where a block begins.
+ONCE = 99
 both = pytest.mark.parametrize("mode", MODES)
 SAMPLERS = {
     "threshold": ThresholdSampler(0.2),
@@ -54,8 +56,9 @@ def test_one_layer_is_exact(mode, name, kernel):
     options = {"temperature": 0.8, "stop_at_eos": True, "eos_token_id": 9}
     expected = run_rows(model, rows, SAMPLERS[name], **options)
     assert len({row[2] for row in expected}) > 1 or name == "random", "rows should advance at different paces"
-    assert run_rows(model, rows, SAMPLERS[name], cache=mode, **options) == expected
-    assert run_rows(model, rows, SAMPLERS[name], cache=mode, slots=2, **options) == expected
+    options |= {"cache": mode, "cache_refresh": ONCE}
+    assert run_rows(model, rows, SAMPLERS[name], **options) == expected
+    assert run_rows(model, rows, SAMPLERS[name], slots=2, **options) == expected
 
 
 @both
@@ -64,7 +67,8 @@ def test_shifted_models_read_the_column_before(mode):
     rows = prompts(5)
     for model in (Denoiser.from_model(one_layer(), shift=1), one_layer_dream()):
         expected = run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8)
-        assert run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8, cache=mode) == expected
+        options = {"temperature": 0.8, "cache": mode, "cache_refresh": ONCE}
+        assert run_rows(model, rows, ThresholdSampler(0.3), **options) == expected
 
 
 def one_layer_dream():
@@ -82,7 +86,8 @@ def test_gaps_in_the_prompt_can_be_filled(mode):
     options = {"fill_mask": fill, "attention_mask": torch.ones_like(ids), "block_length": 4, "temperature": 0.8}
     for model in (one_layer(), Denoiser.from_model(one_layer(), shift=1)):
         expected = generate(model, ids, sampler=ThresholdSampler(0.4), **options)
-        assert torch.equal(generate(model, ids, sampler=ThresholdSampler(0.4), cache=mode, **options), expected)
+        kept = {**options, "cache": mode, "cache_refresh": ONCE}
+        assert torch.equal(generate(model, ids, sampler=ThresholdSampler(0.4), **kept), expected)
 
 
 @both
@@ -108,9 +113,9 @@ def test_always_refreshing_is_no_cache(model64, mode):
 @pytest.mark.parametrize(
     "mode, refresh, k, widths",
     [
-        ("prefix", None, 1, [14, 12, 14, 12, 14, 8, 14, 8, 14, 4, 14, 4]),
-        ("prefix", 4, 1, [14, 12, 12, 12, 14, 8, 8, 8, 14, 4, 4, 4]),
-        ("dual", None, 1, [14, 4] * 6),
+        ("prefix", ONCE, 1, [14, 12, 12, 12, 14, 8, 8, 8, 14, 4, 4, 4]),
+        ("prefix", 2, 1, [14, 12, 14, 12, 14, 8, 14, 8, 14, 4, 14, 4]),
+        ("dual", 2, 1, [14, 4] * 6),
         ("dual", 3, 1, [14, 4, 4, 14] * 3),
         ("dual", 3, 2, [14, 4] * 3),
         ("dual", 2, 2, [14, 14] * 3),
@@ -129,17 +134,31 @@ def test_what_a_pass_computes(model, mode, refresh, k, widths):
     assert out.nfe.item() == out.forwards_run.item() == len(widths)
 
 
+def test_the_default_refresh(model):
+    """Prevents a cache that costs accuracy where it saves little, without a word."""
+    shapes, hook = columns(model)
+    options = {"sampler": RandomSampler(4), "max_new_tokens": 32, "cache": "dual"}
+    generate(model, torch.tensor([[5, 6]]), block_length=32, **options)
+    assert [width for _, width in shapes] == [34, 32, 32, 32] * 2
+    shapes.clear()
+    with pytest.warns(UserWarning, match=r"`cache='dual'` keeps nothing by default in blocks of 8, shorter than 16"):
+        generate(model, torch.tensor([[5, 6]]), block_length=8, **options)
+    assert {width for _, width in shapes} == {34}
+    hook.remove()
+
+
 def test_a_policy_that_sees_the_canvas_keeps_the_prompt(model):
     """Prevents confidences of blocks that were not computed."""
     shapes, hook = columns(model)
     policy = learned("canvas", dtype=torch.float32)
-    generate(model, torch.tensor([[5, 6, 7]]), sampler=policy, max_new_tokens=8, block_length=4, cache="prefix")
+    options = {"cache": "prefix", "cache_refresh": ONCE}
+    generate(model, torch.tensor([[5, 6, 7]]), sampler=policy, max_new_tokens=8, block_length=4, **options)
     hook.remove()
     assert {width for _, width in shapes} <= {11, 8} and (1, 8) in shapes
     exact = one_layer()
     rows, policy = prompts(4), learned("canvas")
     expected = run_rows(exact, rows, policy, temperature=0.8)
-    assert run_rows(exact, rows, policy, temperature=0.8, cache="prefix") == expected
+    assert run_rows(exact, rows, policy, temperature=0.8, **options) == expected
 
 
 def flash():
