@@ -20,7 +20,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +401,7 @@ def all_loops(denoiser: Denoiser, args: argparse.Namespace) -> None:
         if "c" in args.models:
             vocabulary = args.vocabulary * 152_064 // 126_464
             shaped = random_model(vocabulary, args.hidden, max(args.hidden // 256, 1), args.layers, args.spread)
-            loops("c", Denoiser.from_model(shaped, shift=1), ids, args)
+            loops("c", replace(Denoiser.from_model(shaped), shift=1), ids, args)
 
 
 def arguments() -> argparse.Namespace:

@@ -93,8 +93,8 @@ class Pool:
         if kept:
             parts.append(self._rows.take(self._index(kept)).without(dropped - self._dropped))
         if coming:
-            every = len(coming) == len(self.whole.number)
-            parts.append((self.whole if every else self.whole.take(self._index(coming))).without(dropped))
+            at_once = len(coming) == len(self.whole.number)  # then nothing has been done to the rows given
+            parts.append((self._rows if at_once else self.whole.take(self._index(coming))).without(dropped))
         rows = parts[0] if len(parts) == 1 else parts[0].and_rows(parts[1])
         if self._cache is not None:
             self._cache.rearrange(self._index(kept), len(coming), dropped - self._dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -61,11 +62,16 @@ def test_one_layer_is_exact(mode, name, kernel):
     assert run_rows(model, rows, SAMPLERS[name], slots=2, **options) == expected
 
 
+def shifted(model):
+    """As if the model had been trained so."""
+    return replace(Denoiser.from_model(model), shift=1)
+
+
 @both
 def test_shifted_models_read_the_column_before(mode):
     """Prevents logits of a column that was not computed, and a double pass that reads the wrong one."""
     rows = prompts(5)
-    for model in (Denoiser.from_model(one_layer(), shift=1), one_layer_dream()):
+    for model in (shifted(one_layer()), one_layer_dream()):
         expected = run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8)
         options = {"temperature": 0.8, "cache": mode, "cache_refresh": ONCE}
         assert run_rows(model, rows, ThresholdSampler(0.3), **options) == expected
@@ -84,7 +90,7 @@ def test_gaps_in_the_prompt_can_be_filled(mode):
     ids = torch.randint(3, VOCAB - 1, (3, 16), generator=g)
     fill = torch.rand(ids.shape, generator=g) < torch.tensor([0.3, 0.8, 0.5])[:, None]
     options = {"fill_mask": fill, "attention_mask": torch.ones_like(ids), "block_length": 4, "temperature": 0.8}
-    for model in (one_layer(), Denoiser.from_model(one_layer(), shift=1)):
+    for model in (one_layer(), shifted(one_layer())):
         expected = generate(model, ids, sampler=ThresholdSampler(0.4), **options)
         kept = {**options, "cache": mode, "cache_refresh": ONCE}
         assert torch.equal(generate(model, ids, sampler=ThresholdSampler(0.4), **kept), expected)
