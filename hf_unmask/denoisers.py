@@ -271,7 +271,8 @@ class Denoiser:
     @property
     def _adds_mask(self) -> bool:
         """Whether a mask [B, 1, Q, S] holds numbers to add, as a native class wants it."""
-        return self.attention == "2d" and getattr(self.model.config, "_attn_implementation", None) == "eager"
+        kernel = getattr(getattr(self.model, "config", None), "_attn_implementation", None)
+        return self.attention == "2d" and bool(kernel == "eager")
 
     def _rectangle(self, attended: Tensor | None, queries: int) -> Tensor | None:
         """[B, 1, Q, S], the mask of a pass over some columns."""

@@ -72,7 +72,7 @@ class Pool:
 
     def _leave(self, done: list[int]) -> list[int]:
         places = [place for place, is_done in enumerate(done) if is_done]
-        gone = slice(None) if len(places) == len(done) else self._index(places)
+        gone: slice | Tensor = slice(None) if len(places) == len(done) else self._index(places)
         for name in _RESULTS:
             target = getattr(self.whole, name)
             if name == "tokens":
