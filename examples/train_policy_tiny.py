@@ -80,11 +80,12 @@ RECIPES: dict[str, dict[str, Any]] = {
             "factor:factor=0.5@full",
         ],
     },
-    "block": {  # what an engine can give it: confidences of the active block, no hidden states
+    "block": {  # what an engine can give it: probabilities in the active block, no hidden states
         "block_length": 10,
         "observation": "block",
-        "max_steps": 120,
-        "alpha_range": [0.1, 3.0],
+        "policy_top_k": 8,
+        "max_steps": 160,
+        "alpha_range": [0.1, 5.0],
         "eval_policy_temperature": 0.5,
         "warm_start_experts": _BLOCKS,
     },
