@@ -12,7 +12,11 @@
    README, and each packaged policy gets its card, model_cards/NAME.md.
 
 ``--also DIR...`` adds policies of other runs; ``--against DIR...`` are separate policies whose hypervolume is compared
-with that of the speed-conditioned policy. Stopped and started again, it goes on where it was.
+with that of the speed-conditioned policy, made for example by
+
+    python examples/train_policy_tiny.py --policy price --alpha 0.1 --output runs/alpha-0.1    # and 0.5, and 3
+
+Stopped and started again, it goes on where it was.
 """
 
 from __future__ import annotations

@@ -51,6 +51,13 @@ _BLOCKS = [
     "entropy_bound:gamma=0.01@10",
 ]
 
+_CANVAS = [
+    "entropy_bound:gamma=1.6@full",
+    "threshold:threshold=0.5@full",
+    "entropy_bound:gamma=0.4@10",
+    "factor:factor=0.5@full",
+]
+
 #: By name. `warm_start_experts` are sampler specs @ the blocks they work in.
 RECIPES: dict[str, dict[str, Any]] = {
     "semi-ar": {  # goes on from the packaged policy for full diffusion, at higher prices
@@ -73,12 +80,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "block_length": 0,
         "read_hidden": True,
         "alpha_range": [0.1, 5.0],
-        "warm_start_experts": [
-            "entropy_bound:gamma=1.6@full",
-            "threshold:threshold=0.5@full",
-            "entropy_bound:gamma=0.4@10",
-            "factor:factor=0.5@full",
-        ],
+        "warm_start_experts": _CANVAS,
+    },
+    "price": {  # for one price, --alpha, at a third of what `speed` costs: three of them are compared with that one
+        "block_length": 0,
+        "read_hidden": True,
+        "max_steps": 80,
+        "warm_start_prompts": 683,
+        "warm_start_experts": _CANVAS,
     },
     "block": {  # what an engine can give it: probabilities in the active block, no hidden states
         "block_length": 10,
