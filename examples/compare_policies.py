@@ -29,6 +29,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -395,7 +396,9 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
                 continue
             for one in content:
                 lines.append([f"`{policy}`", task, f"{one.budget:g}", *summary_cells(one)])
-    return table(["policy", "task", "most NFE", "accuracy (NFE)", "best heuristic", "lead"], sorted(lines))
+    return table(
+        ["policy", "task", "most NFE", "accuracy (NFE)", "best heuristic", "lead"], sorted(lines, key=itemgetter(0))
+    )
 
 
 def summary_cells(one: Round) -> list[str]:
