@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import distributed_run
@@ -623,6 +624,7 @@ def test_a_second_ctrl_c_stops_at_once(run, tmp_path, handler):
 
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.1)  # at once, it would be torchrun's echo of the first
         os.kill(os.getpid(), signal.SIGINT)
 
     stopped = make_trainer(tmp_path, callbacks=[At(3, twice)], **LONG)
