@@ -82,6 +82,7 @@ def test_generate_dtype_and_device() -> None:
     call(*GENERATE, "--prompt", "3+4-2=", "--dtype", "bfloat16", "--device", "cpu", "--temperature", "0.5")
 
 
+@pytest.mark.slow
 def test_watch_in_a_pipe_is_plain() -> None:
     """A real pipe: no escape codes, one line per step."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
