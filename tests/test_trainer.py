@@ -636,6 +636,16 @@ def test_a_second_ctrl_c_stops_at_once(run, tmp_path, handler):
     assert curve(stopped) == curve(run) and same_weights(weights(stopped.policy), weights(run.policy))
 
 
+def test_ctrl_c_that_another_process_told_of_first(handler):
+    """A process that stops at once because the others had the signal before it."""
+    stop = trainer.StopAtRolloutBoundary(2)
+    stop.on_train_begin(None, None, None)
+    stop.asked = True  # as gathered
+    os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is not handler
+    stop.release()
+
+
 def test_ctrl_c_from_outside(run, tmp_path):
     """As above, sent by another process while the main thread is busy."""
     command = [sys.executable, Path(__file__).with_name("interrupted_run.py"), tmp_path]
