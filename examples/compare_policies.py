@@ -37,7 +37,15 @@ import torch
 from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
 from train_policy_tiny import COMMON, RECIPES
 
-from hf_unmask.evaluation.contest import HEURISTIC, Round, budgets_of, contest, contest_table, dials_within
+from hf_unmask.evaluation.contest import (
+    HEURISTIC,
+    Round,
+    budgets_of,
+    contest,
+    contest_table,
+    dials_within,
+    lead_text,
+)
 from hf_unmask.evaluation.environment import environment
 from hf_unmask.evaluation.frontier import hypervolume_of, method_of
 from hf_unmask.evaluation.markdown import table
@@ -333,7 +341,7 @@ def calibration_cells(row: dict[str, Any]) -> list[str]:
 
 def inputs_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
     def lead(row: dict[str, Any]) -> str:
-        return "" if row["lead"] is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in row["lead"]))
+        return "" if row["lead"] is None else lead_text(*row["lead"])
 
     lines = [[row["without"], f"{100 * row['accuracy']:.1f}", f"{row['nfe']:.2f}", lead(row)] for row in rows]
     return table([title, "accuracy", "NFE", "lead of the whole policy"], lines)
@@ -405,11 +413,10 @@ def summary_cells(one: Round) -> list[str]:
     rival = one.against(HEURISTIC)
     if one.point is None or rival is None:
         return ["-", "-", "-"]
-    lead, low, high = (100 * x for x in (rival.comparison.difference, *rival.comparison.interval))
     return [
         f"{100 * one.point.accuracy:.1f} ({one.point.nfe_mean:.2f})",
         f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{rival.point.setting.sampler}`",
-        f"{lead:+.1f} [{low:+.1f}, {high:+.1f}]",
+        lead_text(rival.comparison.difference, *rival.comparison.interval),
     ]
 
 
