@@ -12,7 +12,11 @@
    README, and each packaged policy gets its card, model_cards/NAME.md.
 
 ``--also DIR...`` adds policies of other runs; ``--against DIR...`` are separate policies whose hypervolume is compared
-with that of the speed-conditioned policy. Stopped and started again, it goes on where it was.
+with that of the speed-conditioned policy, made for example by
+
+    python examples/train_policy_tiny.py --policy price --alpha 0.1 --output runs/alpha-0.1    # and 0.5, and 3
+
+Stopped and started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,15 @@ import torch
 from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
 from train_policy_tiny import COMMON, RECIPES
 
-from hf_unmask.evaluation.contest import Round, budgets_of, contest, contest_table, dials_within
+from hf_unmask.evaluation.contest import (
+    HEURISTIC,
+    Round,
+    budgets_of,
+    contest,
+    contest_table,
+    dials_within,
+    lead_text,
+)
 from hf_unmask.evaluation.environment import environment
 from hf_unmask.evaluation.frontier import hypervolume_of, method_of
 from hf_unmask.evaluation.markdown import table
@@ -328,7 +341,7 @@ def calibration_cells(row: dict[str, Any]) -> list[str]:
 
 def inputs_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
     def lead(row: dict[str, Any]) -> str:
-        return "" if row["lead"] is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in row["lead"]))
+        return "" if row["lead"] is None else lead_text(*row["lead"])
 
     lines = [[row["without"], f"{100 * row['accuracy']:.1f}", f"{row['nfe']:.2f}", lead(row)] for row in rows]
     return table([title, "accuracy", "NFE", "lead of the whole policy"], lines)
@@ -365,7 +378,7 @@ def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[st
 
 
 def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], command: str) -> None:
-    """Cards of the packaged policies, and the contests of the speed-conditioned one in the README."""
+    """Cards of the packaged policies, and their contests in short in the README."""
     root = Path(__file__).resolve().parent.parent
     facts = environment(torch.device("cpu"), run.here.count)
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("hf_unmask", "torch", "transformers"))
@@ -378,9 +391,33 @@ def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], c
         if source.startswith(BUILTIN):
             path = root / "model_cards" / f"{source.removeprefix(BUILTIN)}.md"
             path.write_text(card(source, run, found, extra, measured), "utf-8")
-    shown = f"learned:{run.conditioned}"
-    contests = {task: {shown: each[shown]} for task, each in found.items() if shown in each}
-    put_between(root / "README.md", START, END, [report(contests, {}), f"({measured})"])
+    put_between(root / "README.md", START, END, [summary(found), f"({measured})"])
+
+
+def summary(found: dict[str, dict[str, Any]]) -> str:
+    """A line per packaged policy, task and budget: the policy and the best heuristic of the same regime."""
+    lines = []
+    for task, contents in found.items():
+        for name, content in contents.items():
+            policy = name.removeprefix(f"learned:{BUILTIN}")
+            if policy == name or name.endswith(BETA_DIAL):
+                continue
+            for one in content:
+                lines.append([f"`{policy}`", task, f"{one.budget:g}", *summary_cells(one)])
+    return table(
+        ["policy", "task", "most NFE", "accuracy (NFE)", "best heuristic", "lead"], sorted(lines, key=itemgetter(0))
+    )
+
+
+def summary_cells(one: Round) -> list[str]:
+    rival = one.against(HEURISTIC)
+    if one.point is None or rival is None:
+        return ["-", "-", "-"]
+    return [
+        f"{100 * one.point.accuracy:.1f} ({one.point.nfe_mean:.2f})",
+        f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{rival.point.setting.sampler}`",
+        lead_text(rival.comparison.difference, *rival.comparison.interval),
+    ]
 
 
 def as_plain(content: Sequence[Any]) -> list[Any]:

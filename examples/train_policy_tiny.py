@@ -51,6 +51,13 @@ _BLOCKS = [
     "entropy_bound:gamma=0.01@10",
 ]
 
+_CANVAS = [
+    "entropy_bound:gamma=1.6@full",
+    "threshold:threshold=0.5@full",
+    "entropy_bound:gamma=0.4@10",
+    "factor:factor=0.5@full",
+]
+
 #: By name. `warm_start_experts` are sampler specs @ the blocks they work in.
 RECIPES: dict[str, dict[str, Any]] = {
     "semi-ar": {  # goes on from the packaged policy for full diffusion, at higher prices
@@ -73,18 +80,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "block_length": 0,
         "read_hidden": True,
         "alpha_range": [0.1, 5.0],
-        "warm_start_experts": [
-            "entropy_bound:gamma=1.6@full",
-            "threshold:threshold=0.5@full",
-            "entropy_bound:gamma=0.4@10",
-            "factor:factor=0.5@full",
-        ],
+        "warm_start_experts": _CANVAS,
     },
-    "block": {  # what an engine can give it: confidences of the active block, no hidden states
+    "price": {  # for one price, --alpha, at a third of what `speed` costs: three of them are compared with that one
+        "block_length": 0,
+        "read_hidden": True,
+        "max_steps": 80,
+        "warm_start_prompts": 683,
+        "warm_start_experts": _CANVAS,
+    },
+    "block": {  # what an engine can give it: probabilities in the active block, no hidden states
         "block_length": 10,
         "observation": "block",
-        "max_steps": 120,
-        "alpha_range": [0.1, 3.0],
+        "policy_top_k": 8,
+        "max_steps": 160,
+        "alpha_range": [0.1, 5.0],
         "eval_policy_temperature": 0.5,
         "warm_start_experts": _BLOCKS,
     },

@@ -26,7 +26,12 @@ HEURISTICS = (
     "entropy_bound",
     "entropy_bound:gamma=1.6",
 )
-POLICIES = ("learned:builtin:tiny-full", "learned:builtin:tiny-speed;speed=0.75")
+POLICIES = (
+    "learned:builtin:tiny-block;speed=0.75",
+    "learned:builtin:tiny-full",
+    "learned:builtin:tiny-semi-ar;speed=0.75",
+    "learned:builtin:tiny-speed;speed=0.75",
+)
 BATCH_SIZE = 50
 
 

@@ -6,11 +6,11 @@ what ``hf auth login`` stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +19,8 @@ from hf_unmask.terminal import JsonFlag, plain_errors, print_json, quiet_librari
 if TYPE_CHECKING:
     from hf_unmask.denoisers import Denoiser
     from hf_unmask.policy.model import UnmaskingPolicy
+
+_Answer = TypeVar("_Answer")
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="Folder, repository or builtin:NAME.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the policy. [default: main]")]
@@ -151,7 +153,7 @@ def info(
             "speed_conditioned": config.speed_conditioned,
             "schema_version": config.schema_version,
         }
-        code, results = _code(policy, folder, commit), _results(policy, folder)
+        code, results = _code(policy, folder), _results(policy, folder)
         if as_json:
             print_json({**facts, "code": code, "trained_for": config.trained_for, "results": results})
             return
@@ -184,7 +186,7 @@ def verify(  # noqa: PLR0913 - one argument per option
         from hf_unmask.policy.compatibility import block_differences, model_differences
 
         loaded, folder, commit = _load(policy, revision, max_bytes)
-        code = _code(policy, folder, commit)
+        code = _code(policy, folder)
         found = model_differences(loaded.config, _outline(model, model_revision, trust_remote_code))
         compared = ["base_model", "mask_token_id"]
         if block_length is not None:
@@ -264,33 +266,37 @@ def _load(policy: str, revision: str | None, max_bytes: int | None) -> tuple[Unm
     return load_policy(folder, **_limit(max_bytes)), folder, commit_of(folder)
 
 
-def _code(policy: str, folder: Path, commit: str | None) -> list[str] | None:
+def _answered(ask: Callable[[], _Answer]) -> _Answer | None:
+    """None: the Hub does not answer."""
+    import httpx2  # see above
+
+    try:
+        return ask()
+    except (OSError, httpx2.TransportError):
+        return None
+
+
+def _code(policy: str, folder: Path) -> list[str] | None:
     """The modules beside a policy. This package runs none of them, transformers may. None: the Hub does not answer."""
-    if commit is None or folder == Path(policy).expanduser():
+    from hf_unmask.policy.hub import fetched_commit, repository_files
+
+    commit = fetched_commit(policy, folder)
+    if commit is None:
         found = [path.relative_to(folder).as_posix() for form in ("*.py", "*/*.py") for path in folder.glob(form)]
     else:
-        import httpx2  # see above
-
-        from hf_unmask.policy.hub import repository_files
-
-        try:
-            found = [name for name in repository_files(policy, revision=commit) if name.endswith(".py")]
-        except (OSError, httpx2.TransportError):
+        names = _answered(lambda: repository_files(policy, revision=commit))
+        if names is None:
             return None
+        found = [name for name in names if name.endswith(".py")]
     return sorted(name if name.isprintable() else ascii(name) for name in found)
 
 
 def _results(policy: str, folder: Path) -> list[dict[str, str]] | None:
     """What the card's metadata say was measured. None: the Hub does not answer."""
-    import httpx2  # see above
-
     from hf_unmask.policy.published import find_card, published_results
 
-    try:
-        card = find_card(policy, folder)
-    except (OSError, httpx2.TransportError):
-        return None
-    return [asdict(result) for result in published_results(card or "")]
+    card = _answered(lambda: find_card(policy, folder) or "")
+    return None if card is None else [asdict(result) for result in published_results(card)]
 
 
 def _shown_results(results: list[dict[str, str]] | None) -> str:

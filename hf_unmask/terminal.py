@@ -29,7 +29,7 @@ def plain_errors(extra: str = "evaluate") -> Iterator[None]:
             yield
         except ModuleNotFoundError as error:
             raise ImportError(f"this needs {error.name}: pip install 'hf_unmask[{extra}]'") from error
-    except typer.Exit:  # a RuntimeError to Python
+    except (typer.Exit, BrokenPipeError):  # a RuntimeError to Python; of a reader who has enough, typer ends in silence
         raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

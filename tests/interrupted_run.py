@@ -18,8 +18,8 @@ class Wait(TrainerCallback):
         sys.stderr.write("ready\n")
         sys.stderr.flush()
         deadline = time.monotonic() + 60
-        while signal.getsignal(signal.SIGINT) is not handled and time.monotonic() < deadline:
-            time.sleep(0.02)  # the first Ctrl-C gives the second one back to whom it belonged
+        while not run._stop.asked and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def handled(number, frame):

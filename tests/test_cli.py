@@ -82,6 +82,7 @@ def test_generate_dtype_and_device() -> None:
     call(*GENERATE, "--prompt", "3+4-2=", "--dtype", "bfloat16", "--device", "cpu", "--temperature", "0.5")
 
 
+@pytest.mark.slow
 def test_watch_in_a_pipe_is_plain() -> None:
     """A real pipe: no escape codes, one line per step."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -167,3 +168,13 @@ def test_a_policy_is_shown_in_the_regime_it_was_trained_for() -> None:
     samplers = [LeftToRightSampler(), learned(block_length=8), learned(block_length=None), learned()]
     found = [(samplers.index(one.sampler), one.block_length) for one in settings(samplers, ["chain_sum"])]
     assert found == [(0, 10), (3, 10), (1, 8), (0, None), (2, None), (3, None)]
+
+
+@pytest.mark.slow
+def test_a_reader_who_has_enough_is_no_error() -> None:
+    program = [sys.executable, "-m", "hf_unmask.cli", "models"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -42,15 +42,15 @@ def start(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *arguments: Any) 
     script.main()
 
 
-@pytest.mark.parametrize("name", ["semi-ar", "full", "speed", "block"])
+@pytest.mark.parametrize("name", ["semi-ar", "full", "speed", "block", "price"])
 def test_recipes_of_the_shipped_policies_are_understood(name: str) -> None:
     recipes = load("train_policy_tiny")
     script, args = parse(["--output", "o"], recipes.COMMON | recipes.RECIPES[name])
     assert args.block_length == {"semi-ar": 10, "block": 10}.get(name)
     assert args.seed == 0 and args.load_best_model_at_end
-    assert (args.alpha_range is None) == (name == "full")
+    assert (args.alpha_range is None) == (name in ("full", "price"))
     assert bool(args.warm_start_prompts) == (script.policy is None) == (name != "semi-ar")
-    assert script.read_hidden == (name in ("full", "speed"))
+    assert script.read_hidden == (name in ("full", "speed", "price"))
     assert script.observation == ("block" if name == "block" else None)
     experts = parse_experts(args.warm_start_experts if args.warm_start_prompts else [], args.block_length)
     assert {expert.block_length for expert in experts} <= ({10} if args.block_length else {10, None})

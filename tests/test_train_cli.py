@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from typer.testing import CliRunner
 from hf_unmask.cli import app
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
-from hf_unmask.trainers.callbacks import StopAtRolloutBoundary
 from hf_unmask.trainers.data import fresh_problems, metric_by_task
 from hf_unmask.trainers.progress import log_line
 from hf_unmask.trainers.script import parse
@@ -119,21 +117,6 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(
     assert f"going on from {folder / 'checkpoint-2'}\n" in said and "warm start" not in said
     whole, resumed = (load_file(place / "checkpoint-4" / "model.safetensors") for place in (finished[0], folder))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_a_second_ctrl_c_stops_at_once() -> None:
-    callback = StopAtRolloutBoundary(2)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        callback.on_train_begin(*[None] * 3)  # type: ignore[arg-type]
-        signal.raise_signal(signal.SIGINT)
-        assert callback.asked
-        time.sleep(1.1)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_before_any_checkpoint_says_so(tmp_path: Path) -> None:

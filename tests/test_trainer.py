@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import distributed_run
@@ -623,6 +624,7 @@ def test_a_second_ctrl_c_stops_at_once(run, tmp_path, handler):
 
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.1)  # at once, it would be torchrun's echo of the first
         os.kill(os.getpid(), signal.SIGINT)
 
     stopped = make_trainer(tmp_path, callbacks=[At(3, twice)], **LONG)
@@ -632,6 +634,16 @@ def test_a_second_ctrl_c_stops_at_once(run, tmp_path, handler):
     stopped.remove_callback(At)
     stopped.train(resume_from_checkpoint=True)
     assert curve(stopped) == curve(run) and same_weights(weights(stopped.policy), weights(run.policy))
+
+
+def test_ctrl_c_that_another_process_told_of_first(handler):
+    """A process that stops at once because the others had the signal before it."""
+    stop = trainer.StopAtRolloutBoundary(2)
+    stop.on_train_begin(None, None, None)
+    stop.asked = True  # as gathered
+    os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is not handler
+    stop.release()
 
 
 def test_ctrl_c_from_outside(run, tmp_path):

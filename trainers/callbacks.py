@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import threading
 import time
@@ -29,12 +28,12 @@ class StopAtRolloutBoundary(TrainerCallback):
     def __init__(self, steps_per_rollout: int) -> None:
         self.steps_per_rollout = steps_per_rollout
         self.asked = False
-        self._asked_at = -math.inf
+        self._pressed_at: float | None = None  # in this process; `asked` may come from another one
         self._before: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
-        self.asked = False
+        self.asked, self._pressed_at = False, None
         if threading.current_thread() is threading.main_thread():  # signals belong to it
             self._before = signal.signal(signal.SIGINT, self._handle)
 
@@ -58,12 +57,13 @@ class StopAtRolloutBoundary(TrainerCallback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.asked:
-            if time.monotonic() - self._asked_at > _ECHO:
+        now = time.monotonic()
+        if self._pressed_at is not None:
+            if now - self._pressed_at > _ECHO:
                 self.release()
                 signal.raise_signal(number)
             return
-        self.asked, self._asked_at = True, time.monotonic()
+        self.asked, self._pressed_at = True, now
         _logger.warning("interrupted: saving at the end of this batch of rollouts (again Ctrl-C: stop at once)")
 
 

@@ -202,7 +202,3 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
 
     def __repr__(self) -> str:  # the one that a dataclass makes would show tokens
         return str(self)
-
-
-def _is_range(alphas: list[float]) -> bool:
-    return len(alphas) == 2 and 0 < alphas[0] < alphas[1]

@@ -150,6 +150,11 @@ def contest_table(title: str, rounds: Sequence[Round]) -> str:
     return table([title, *(f"at most {one.budget:g} NFE" for one in rounds)], lines)
 
 
+def lead_text(difference: float, low: float, high: float) -> str:
+    """A paired difference of shares and its interval, in points."""
+    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
 def _shown(point: OperatingPoint | None) -> str:
     if point is None:
         return "-"
@@ -161,6 +166,5 @@ def _shown(point: OperatingPoint | None) -> str:
 def _against(rival: Rival | None) -> str:
     if rival is None:
         return "-"
-    low, high = rival.comparison.interval
-    lead = f"{100 * rival.comparison.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    lead = lead_text(rival.comparison.difference, *rival.comparison.interval)
     return f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{label(rival.point.setting)}`, lead {lead}"

@@ -122,6 +122,11 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
 
 
+def fetched_commit(policy: str, folder: Path) -> str | None:
+    """The commit, if ``folder`` was fetched for the repository ``policy``; None where that names the folder itself."""
+    return None if folder == Path(policy).expanduser() else commit_of(folder)
+
+
 def _check_size(repo_id: str, files: list[DryRunFileInfo], max_bytes: int) -> None:
     for file in files:
         if file.file_size is None:

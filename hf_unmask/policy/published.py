@@ -12,7 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from hf_unmask.policy.hub import CARD, commit_of, download_card
+from hf_unmask.policy.hub import CARD, download_card, fetched_commit
 from hf_unmask.policy.loading import BUILTIN
 
 #: Bytes above which a card is not read.
@@ -45,8 +45,8 @@ def find_card(policy: str, folder: Path) -> str | None:
     if policy.startswith(BUILTIN):
         card = resources.files("hf_unmask.model_cards").joinpath(f"{policy.removeprefix(BUILTIN)}.md")
         return card.read_text("utf-8") if card.is_file() else None
-    commit = commit_of(folder)
-    if commit is None or folder == Path(policy).expanduser():
+    commit = fetched_commit(policy, folder)
+    if commit is None:
         path: Path | None = folder / CARD
     else:
         path = download_card(policy, revision=commit, max_bytes=MAX_CARD_BYTES)
