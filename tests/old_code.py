@@ -56,6 +56,8 @@ class OldModel(PreTrainedModel):
 
     def forward(self, input_ids, attention_mask=None, output_hidden_states=False, return_dict=True{arguments}):
         {body}
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         seen = self.embed(input_ids) * attention_mask[..., None]
         places = attention_mask.cumsum(-1)[..., None] * self.frequencies.values.sum()
         hidden = seen.mean(1, keepdim=True) + (self.embed(input_ids) + places).sin()

@@ -330,7 +330,8 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The policy's two files and the settings as text: no tokenizer, no pickle, no token."""
         del state_dict
-        save(self.accelerator.unwrap_model(self.model), self.args, Path(output_dir or self.args.output_dir))
+        if self.args.should_save:  # one process of all, as in transformers
+            save(self.accelerator.unwrap_model(self.model), self.args, Path(output_dir or self.args.output_dir))
 
     def push_to_hub(self, commit_message: str | None = None, *args: Any, **kwargs: Any) -> CommitInfo | None:
         """Save the policy and push it, with its card and nothing else; see `hf_unmask.trainers.publishing.push`."""
