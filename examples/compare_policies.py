@@ -7,7 +7,8 @@
    problems, then all dials of the policies; those that prove far too slow for every budget on the first problems are
    left out. Within each budget every method keeps the dial that was most accurate.
 2. The kept dials are run on held-out test problems, stochastic samplers with three seeds. Copies of the policies that
-   are blind to one input (confidences, mask bits, time, hidden states) run at the middle budget's dial, one seed.
+   are blind to one input (confidences, mask bits, time, hidden states, revealed positions) run at the middle budget's
+   dial, one seed.
 3. Tables go to stdout and OUT/policies.md, the numbers to OUT/policies.json. With --publish they are put into the
    README, and each packaged policy gets its card, model_cards/NAME.md.
 
@@ -67,8 +68,8 @@ MIDDLE = 0.5
 FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
 START, END = "<!-- policies:start -->", "<!-- policies:end -->"
 BETA_DIAL, BLIND = ", beta dial", "blind "
-#: Inputs that are taken away: how the weights make the policy blind to them.
-INPUTS = ("confidences", "mask bits", "time", "hidden states")
+#: Inputs that are taken away. "revealed positions": their confidences and hidden states.
+INPUTS = ("confidences", "mask bits", "time", "hidden states", "revealed positions")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Plan:
 
 
 def make_blind(policy: UnmaskingPolicy, name: str) -> bool:
-    """Take an input away in place: its weights become zero, or those of one constant value. False if it has none."""
+    """Take an input away in place, by weights of zero or of one constant value. False if the policy has none."""
     with torch.no_grad():
         if name == "confidences":
             policy.confidence_projection.weight.zero_()
@@ -93,6 +94,8 @@ def make_blind(policy: UnmaskingPolicy, name: str) -> bool:
             half = policy.config.time_size // 2
             first.bias += first.weight[:, :half].sum(-1)  # cosines at time 0; the sines are 0
             first.weight.zero_()
+        elif name == "revealed positions":
+            policy.config.reads_revealed = False
         elif policy.hidden_projection is None:
             return False
         else:

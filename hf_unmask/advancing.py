@@ -33,7 +33,7 @@ class Bucket:
 class Plan:
     """What the host knows about the next step."""
 
-    undecided: int | None  # no row has more masks in its active block; None: decided positions are read as well
+    undecided: int | None  # no row has more masks in the window; None: decided positions are read as well
     padded: bool = True  # some row has padding
     cache: RowCache | None = None
     buckets: tuple[Bucket, ...] = (Bucket(None, None),)
@@ -51,7 +51,7 @@ class Made:
 def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
     """One denoising step of every row. Nothing is read back to the host; rows that have finished stay as they are."""
     slots, inside, positions, masked = _window(rows, run)
-    only_masked = run.needs.where == "eligible"
+    only_masked = run.needs.only_masked
     if only_masked and plan.undecided is not None:
         places = (~masked).int().argsort(dim=-1, stable=True)[:, : plan.undecided]
         reading = _read(rows, run, plan, slots.gather(1, places), positions.gather(1, places), positions)
@@ -75,12 +75,13 @@ def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
 
 def status(rows: Rows, run: Run) -> Tensor:
     """What the host is told after a step, [n, R]: the faults, whether the row has finished, and if it matters the masks
-    in the active block, what was written since a whole pass and the first column that ``cache="prefix"`` computes."""
+    in the window, what was written since a whole pass and the first column that ``cache="prefix"`` computes."""
     told = [rows.fault.T, rows.finished[None]]
     if _compacts(rows, run):
-        place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
-        left = (rows.masked & _in_block(place, rows, run)).sum(-1)
-        told.append(left[None])
+        left = rows.masked
+        if run.needs.where != "canvas":
+            left = left & _in_block(torch.arange(left.shape[1], device=left.device), rows, run)
+        told.append(left.sum(-1)[None])
     if run.cache:
         first = torch.zeros_like(rows.start) if run.needs.where == "canvas" else rows.start
         first = first.clamp(min=0, max=rows.masked.shape[1] - 1)
@@ -123,7 +124,7 @@ def raise_fault(faults: list[list[int]], rows: Rows, sampler: SamplerProtocol) -
 def _compacts(rows: Rows, run: Run) -> bool:
     """Whether leaving out decided positions saves more than finding the others costs."""
     few = rows.masked.shape[0] * window_width(run, rows.masked.shape[1]) * run.denoiser.vocab_size <= head.FEW
-    return run.needs.where == "eligible" and not few
+    return run.needs.only_masked and not few
 
 
 def _window(rows: Rows, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -242,7 +243,7 @@ def _check_form(selection: Selection, step: Step, sampler: SamplerProtocol) -> N
 
 def _fault(rows: Rows, run: Run, selection: Selection, opening: Tensor, step: Step, reading: Reading) -> Tensor:
     """[R, KINDS] bool: ``Rows.fault`` and what this step adds; opening [R, W] bool, what is chosen and eligible."""
-    spoilt = reading.spoilt if run.needs.where == "eligible" else reading.spoilt & step.valid
+    spoilt = reading.spoilt if run.needs.only_masked else reading.spoilt & step.valid
     opens = torch.ones_like(opening) if run.sampler.may_stall else opening
     found = torch.stack([spoilt, selection.open ^ opening, opens], dim=1).any(-1)
     fault = found ^ _wanted(found.device)

@@ -150,6 +150,7 @@ def info(
             "action": config.action,
             "top_k": config.top_k,
             "hidden_input_size": config.hidden_input_size,
+            "reads_revealed": config.reads_revealed,
             "speed_conditioned": config.speed_conditioned,
             "schema_version": config.schema_version,
         }

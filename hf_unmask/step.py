@@ -29,12 +29,19 @@ class Needs:
     #: and the proposal is the token that stands there. "block": the active block, decided positions included.
     #: "canvas": the whole canvas, decided positions included.
     where: Where = "eligible"
+    #: False: a "block" or "canvas" without its decided positions, at which nothing is computed either.
+    decided: bool = True
     #: How many of the largest probabilities ``Step.top_probs`` holds.
     top_k: int = 1
 
     @classmethod
-    def of(cls, *quantities: Quantity, where: Where = "eligible", top_k: int = 1) -> Needs:
-        return cls(frozenset(quantities), where, top_k)
+    def of(cls, *quantities: Quantity, where: Where = "eligible", decided: bool = True, top_k: int = 1) -> Needs:
+        return cls(frozenset(quantities), where, decided, top_k)
+
+    @property
+    def only_masked(self) -> bool:
+        """Whether nothing is read at decided positions."""
+        return self.where == "eligible" or not self.decided
 
 
 class Noise:
@@ -63,7 +70,7 @@ class Step:
 
     Reading a quantity that the sampler did not declare in ``needs`` raises. All are float32 (float64 for a float64
     denoiser), from the softmax at temperature 1 over the tokens that may be written (the mask token is not one).
-    They are meaningful where ``valid`` is True, and with ``where="eligible"`` where ``masked`` is.
+    They are meaningful where ``valid`` is True, and if the sampler needs ``only_masked`` where ``masked`` is.
     """
 
     proposal: Tensor  # [B, W] long, the token a position takes if it is opened now

@@ -28,6 +28,7 @@ SOME = {
     "credit": CreditSampler(threshold=0.6),
     "learned_canvas": learned("canvas"),
     "learned_block": learned("block"),
+    "learned_masked": learned("canvas", reads_revealed=False),
 }
 some_samplers = pytest.mark.parametrize("name", SOME)
 
@@ -82,7 +83,11 @@ def test_the_output_layer_runs_where_masks_are(family):
     assert sizes == [2, 2 * 4, 2, 2 * 3, 2, 2 * 2, 2, 2 * 1] * 3
     sizes.clear()
     run(model, prompts(2), learned("canvas", dtype=torch.float32), block_length=4, max_new_tokens=8)
-    assert sizes[:2] == [2, 2 * 8]
+    assert sizes[:4] == [2, 2 * 8, 2, 2 * 8]
+    sizes.clear()
+    masked_alone = learned("canvas", dtype=torch.float32, reads_revealed=False)
+    run(model, prompts(2), masked_alone, block_length=4, max_new_tokens=8)
+    assert sizes[:2] == [2, 2 * 8] and 2 < sizes[3] < 2 * 8
     hook.remove()
     assert out.complete.all()
 

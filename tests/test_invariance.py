@@ -15,10 +15,10 @@ NEW, BLOCK = 12, 5
 LENGTHS = (3, 9, 1, 6, 6, 10, 2, 4)
 
 
-def learned(observation, action="bernoulli", dtype=torch.float64):
+def learned(observation, action="bernoulli", dtype=torch.float64, **options):
     torch.manual_seed(3)
     config = UnmaskingPolicyConfig(
-        hidden_size=8, intermediate_size=16, time_size=4, top_k=2, observation=observation, action=action
+        hidden_size=8, intermediate_size=16, time_size=4, top_k=2, observation=observation, action=action, **options
     )
     policy = UnmaskingPolicy(config)
     for weights in policy.parameters():
@@ -30,6 +30,7 @@ SAMPLERS = {
     **ALL_SAMPLERS,
     "learned_canvas": learned("canvas"),
     "learned_block": learned("block"),
+    "learned_masked": learned("canvas", reads_revealed=False),
     "learned_ordered": learned("canvas", "plackett_luce"),
 }
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)

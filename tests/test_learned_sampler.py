@@ -117,6 +117,7 @@ def test_needs_follow_the_config():
 
     assert needs() == Needs.of("top_probs", where="canvas", top_k=1)
     assert needs(observation="block", top_k=5) == Needs.of("top_probs", where="block", top_k=5)
+    assert needs(reads_revealed=False) == Needs.of("top_probs", where="canvas", decided=False)
     assert needs(hidden_input_size=3) == Needs.of("top_probs", "hidden", where="canvas", top_k=1)
 
 

@@ -143,6 +143,18 @@ def test_a_shorter_row_gets_its_own_logits_in_a_batch(length, padding, seed, jun
     assert torch.allclose(together[:1, :length], alone, rtol=0, atol=1e-12)
 
 
+def test_what_a_policy_does_not_read_does_not_matter():
+    """Prevents a policy of the masked positions that decides by where its host happened to compute more."""
+    policy = make(hidden_input_size=3, reads_revealed=False)
+    confidences, masked, time = inputs()
+    hidden = torch.randn(*masked.shape, 3, dtype=torch.float64)
+    before = policy(confidences, masked, time, hidden=hidden)
+    confidences[~masked], hidden[~masked] = math.nan, math.nan
+    assert not masked.all() and torch.equal(policy(confidences, masked, time, hidden=hidden), before)
+    confidences[masked] *= 0.5
+    assert not torch.equal(policy(confidences, masked, time, hidden=hidden), before)
+
+
 def test_a_row_without_valid_positions_is_finite():
     confidences, masked, time = inputs()
     valid = torch.zeros_like(masked)
@@ -222,6 +234,7 @@ def test_model_round_trip_through_the_auto_classes(tmp_path):
         ({"initial_bias": "low"}, "initial_bias"),
         ({"observation": "everything"}, "observation"),
         ({"observation": ["canvas"]}, "observation"),
+        ({"reads_revealed": 0}, "reads_revealed"),
         ({"action": None}, "action"),
         ({"hidden_input_size": -1}, "hidden_input_size"),
         ({"schema_version": 2}, "schema_version"),

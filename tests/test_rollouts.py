@@ -34,6 +34,7 @@ VARIANTS = {
     "plackett_luce, block": {"action": "plackett_luce", "observation": "block"},
     "top 5, hidden states": {"top_k": 5, "hidden_input_size": 32},
     "conditioned": {"top_k": 2, **CONDITIONED},
+    "masked positions alone": {"top_k": 2, "hidden_input_size": 32, "reads_revealed": False},
 }
 
 

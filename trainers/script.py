@@ -88,6 +88,9 @@ class ScriptArguments:
     )
     policy_top_k: int | None = _option(None, "Largest probabilities a fresh policy reads per position. [default: 1]")
     read_hidden: bool = _option(False, "A fresh policy also reads the denoiser's last hidden state.")
+    reads_revealed: bool | None = _option(
+        None, "A fresh policy also reads confidences and hidden states of positions that are open. [default: true]"
+    )
     initial_bias: float | None = _option(None, "Opening logit that a fresh policy begins with. [default: -2]")
 
     def __post_init__(self) -> None:
@@ -138,6 +141,7 @@ class ScriptArguments:
             "top_k": self.policy_top_k,
             "initial_bias": self.initial_bias,
             "hidden_input_size": hidden_states if self.read_hidden else None,
+            "reads_revealed": self.reads_revealed,
         }
         given = {name: value for name, value in wanted.items() if value is not None}
         if self.policy is not None and given:

@@ -229,7 +229,8 @@ def _inputs(config: UnmaskingPolicyConfig) -> str:
     hidden = (
         f", the denoiser's last hidden state ({config.hidden_input_size} numbers)" if config.hidden_input_size else ""
     )
-    return f"{largest}{hidden}, whether it is masked, and how far denoising has come"
+    where = "" if config.reads_revealed else ", of masked positions only"
+    return f"{largest}{hidden}{where}, whether it is masked, and how far denoising has come"
 
 
 def _generation(record: Mapping[str, Any]) -> str:

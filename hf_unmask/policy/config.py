@@ -137,6 +137,8 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         stop_logit: logit of STOP, read by "plackett_luce" only.
         initial_bias: bias of the last layer at initialisation; negative values start with few openings per step.
         hidden_input_size: width of the denoiser's hidden states if the policy reads them, else None.
+        reads_revealed: whether the policy reads confidences and hidden states of revealed positions, as the original
+            does. Without, it sees zeros there, and the denoiser's output layer runs on the masked positions alone.
         speed_conditioned: whether the policy takes a speed in [0, 1].
         log_alpha_range: [low, high], natural logarithm of the reward's speed exponent at speed 0 and at speed 1. Given
             exactly when `speed_conditioned`.
@@ -162,6 +164,7 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
     stop_logit: float = 0.0
     initial_bias: float = -2.0
     hidden_input_size: int | None = None
+    reads_revealed: bool = True
     speed_conditioned: bool = False
     log_alpha_range: list[float] | None = None
     schema_version: int = SCHEMA_VERSION
@@ -200,6 +203,9 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
                 raise PolicyLoadError(key, shown(getattr(self, key)), f"one of {choices}")
+        for key in ("reads_revealed", "speed_conditioned"):
+            if not isinstance(getattr(self, key), bool):
+                raise PolicyLoadError(key, shown(getattr(self, key)), "true or false")
         pairs = 2 * self.num_heads
         if self.hidden_size % pairs:
             raise PolicyLoadError("hidden_size", self.hidden_size, f"a multiple of 2 * num_heads = {pairs}")
@@ -234,8 +240,6 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
             raise PolicyLoadError("dtype", shown(self.dtype), "a torch dtype")
 
     def _check_speed(self) -> None:
-        if not isinstance(self.speed_conditioned, bool):
-            raise PolicyLoadError("speed_conditioned", shown(self.speed_conditioned), "true or false")
         bounds = self.log_alpha_range
         if not self.speed_conditioned:
             if bounds is not None:

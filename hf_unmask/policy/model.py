@@ -180,7 +180,8 @@ class UnmaskingPolicy(PreTrainedModel):
         """One logit per position. Leading dimensions are [B], or [B, T] when whole rollouts are replayed.
 
         Args:
-            confidences: [..., L, K] float in [0, 1], the K largest token probabilities, descending.
+            confidences: [..., L, K] float in [0, 1], the K largest token probabilities, descending. At revealed
+                positions they are not looked at by a policy without ``reads_revealed``.
             masked: [..., L] bool, still undecided.
             time: [...] float in [0, 1), denoising steps made / positions to fill.
             valid: [..., L] bool, positions that exist (None: all). The others are never attended to, so that a row's
@@ -192,7 +193,7 @@ class UnmaskingPolicy(PreTrainedModel):
             [..., L] float32 (float64 for a float64 policy).
         """
         dtype = self.head.weight.dtype
-        content = self._content(confidences.to(dtype), hidden, valid)
+        content = self._content(confidences.to(dtype), hidden, self._read(masked, valid))
         modulation = self._modulation(masked, time.to(dtype), speed)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
         z = self.attention_norm(content) * (1 + scale1) + shift1
@@ -202,17 +203,23 @@ class UnmaskingPolicy(PreTrainedModel):
         logits: Tensor = self.head(self.final_norm(content)).squeeze(-1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _content(self, confidences: Tensor, hidden: Tensor | None, valid: Tensor | None) -> Tensor:
-        """[..., L, K] and [..., L, D] -> [..., L, H]."""
+    def _read(self, masked: Tensor, valid: Tensor | None) -> Tensor | None:
+        """[..., L] bool, where confidences and hidden states are read (None: everywhere)."""
+        if self.config.reads_revealed:
+            return valid
+        return masked if valid is None else masked & valid
+
+    def _content(self, confidences: Tensor, hidden: Tensor | None, read: Tensor | None) -> Tensor:
+        """[..., L, K] and [..., L, D] -> [..., L, H]. What is not read counts as zero."""
         if confidences.shape[-1] != self.config.top_k:
             raise ValueError(f"`confidences` must be [..., L, {self.config.top_k}], got {list(confidences.shape)}")
         if (hidden is None) != (self.hidden_projection is None):
             raise ValueError(f"`hidden` goes with `hidden_input_size`, which is {self.config.hidden_input_size}")
-        if valid is not None:  # a NaN beyond a row's end would pass through a zero attention weight
-            confidences = confidences.masked_fill(~valid[..., None], 0.0)
+        if read is not None:  # a NaN beyond a row's end would pass through a zero attention weight
+            confidences = confidences.masked_fill(~read[..., None], 0.0)
         content: Tensor = self.confidence_projection(confidences)
         if hidden is not None and self.hidden_projection is not None:
-            hidden = hidden.to(content.dtype) if valid is None else hidden.masked_fill(~valid[..., None], 0.0)
+            hidden = hidden.to(content.dtype) if read is None else hidden.masked_fill(~read[..., None], 0.0)
             content = content + self.hidden_projection(hidden.to(confidences.dtype))
         return content
 
