@@ -141,6 +141,7 @@ class Clock:
     body: float = 0.0
     head: float = 0.0
     selection: float = 0.0
+    read: int = 0  # positions whose logits were made
 
     def timed(self, part: str, function: Callable[..., Any], minus: str | None = None) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -167,6 +168,7 @@ class Clocked(Denoiser):
         return self.clock.timed("body", super()._forward)(inputs)
 
     def project(self, states: Tensor) -> Tensor:
+        self.clock.read += len(states)
         return self.clock.timed("head", super().project)(states)
 
 
@@ -222,10 +224,10 @@ def random_model(vocabulary: int, hidden: int, kv_heads: int, layers: int, sprea
     return model
 
 
-def new_policy() -> UnmaskingPolicy:
+def new_policy(**options: Any) -> UnmaskingPolicy:
     """An untrained policy that opens about half of what it may at a step."""
     torch.manual_seed(0)
-    return UnmaskingPolicy(UnmaskingPolicyConfig(initial_bias=0.0)).eval()
+    return UnmaskingPolicy(UnmaskingPolicyConfig(initial_bias=0.0, **options)).eval()
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -255,6 +257,7 @@ def loops(name: str, denoiser: Denoiser, ids: Tensor, args: argparse.Namespace) 
             EntropySampler(steps_per_block=steps), lambda: quota_loop(denoiser, ids, length, block, steps, True)
         ),
         "learned": (LearnedUnmaskingSampler(new_policy()), None),
+        "masked": (LearnedUnmaskingSampler(new_policy(reads_revealed=False)), None),
     }  # fmt: skip
     for rule in args.rules:
         sampler, plain = rules[rule]
@@ -273,8 +276,8 @@ def loops(name: str, denoiser: Denoiser, ids: Tensor, args: argparse.Namespace) 
             advancing.read = read
         made = int(out.forwards_run.max())
         parts = [clock.body, clock.head, clock.selection, total - clock.body - clock.head - clock.selection]
-        asked = length if rule == "learned" else block
-        floor = min(seconds(lambda n=asked: torch.zeros(len(ids) * n, denoiser.vocab_size).amax(-1))[0] for _ in "ab")
+        asked = torch.zeros(clock.read // made, denoiser.vocab_size)
+        floor = min(seconds(lambda logits=asked: logits.amax(-1))[0] for _ in "ab")
         row, per_step = f"{rule:12}{made:5d}", total / made
         if plain is None:
             row += f"{'-':>9}{per_step:8.3f}{'-':>7}{'-':>6}{ours_peak.mib:12.0f}{'-':>7}"
@@ -409,7 +412,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the vocabularies and lengths of the real models")
     parser.add_argument("--tables", nargs="+", default=["loops", "cache", "pool", "rollouts"])
     parser.add_argument("--models", nargs="+", default=["a", "b", "c"])
-    parser.add_argument("--rules", nargs="+", default=["quota", "threshold", "entropy", "learned"])
+    parser.add_argument("--rules", nargs="+", default=["quota", "threshold", "entropy", "learned", "masked"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", type=int, default=2, help="of the quota rules, per block")
     parser.add_argument("--cache-steps", type=int, default=8, help="of the table of caches, per block")
