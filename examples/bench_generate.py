@@ -2,7 +2,7 @@
 
     python examples/bench_generate.py         # small shapes
     python examples/bench_generate.py --full  # vocabularies of 126,464 and 152,064, prompt 512, length 256
-    python examples/bench_generate.py --tables loops cache  # some tables only: loops, cache, pool, rollouts
+    python examples/bench_generate.py --tables loops cache  # some tables only: loops, cache, pool, rollouts, precision
 
 Both sides get the same weights, dtype, threads and attention kernel, write the same number of tokens and make the same
 number of forward passes; ``same`` is the share of tokens that agree (the loops compute the softmax in float64, so that
@@ -14,6 +14,7 @@ and (c) one of Dream's, whose logits at i - 1 predict i.
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import os
 import platform
@@ -388,6 +389,32 @@ def rollouts(denoiser: Denoiser, args: argparse.Namespace) -> None:
     print(f"trainer {mine:.3f} s ({int(found.steps.max())} passes), {spent / steps / mine:.2f} times as fast")
 
 
+def precision(denoiser: Denoiser, args: argparse.Namespace) -> None:
+    """Threads and dtypes, by the clock on the wall: for an idle machine."""
+    model, tokenizer = load_tiny()
+    prompt = tokenizer(held_out("chain_sum", "test", 1)[0].prompt, return_tensors="pt")["input_ids"]
+    ids = torch.randint(3, denoiser.vocab_size - 1, (1, args.prompt), generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    for name, net, tokens, length in (("a", model, prompt, 40), ("b", denoiser.model, ids, args.block)):
+        print(f"\nthreads and dtypes on ({name}): ms per pass, batch 1")
+        options = {"sampler": ConfidenceSampler(), "max_new_tokens": length, "block_length": length}
+        expected = None
+        for dtype in (torch.float32, torch.bfloat16):
+            made = Denoiser.from_model(copy.deepcopy(net).to(dtype))
+            for threads in sorted({1, os.cpu_count() or 1}):
+                torch.set_num_threads(threads)
+                spent = []
+                for _ in range(3):
+                    began = time.perf_counter()
+                    out = generate(made, tokens, attention_mask=torch.ones_like(tokens), **options)
+                    spent.append(time.perf_counter() - began)
+                expected = out if expected is None else expected
+                same = (out == expected)[:, -length:].float().mean()
+                cells = f"{str(dtype).removeprefix('torch.'):9} {threads} threads {1e3 * min(spent) / length:8.1f}"
+                print(f"{cells}   tokens as with the first: {same:.0%}", flush=True)
+    torch.set_num_threads(before)
+
+
 def all_loops(denoiser: Denoiser, args: argparse.Namespace) -> None:
     """The table of each model and batch."""
     g = torch.Generator().manual_seed(0)
@@ -410,7 +437,7 @@ def all_loops(denoiser: Denoiser, args: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the vocabularies and lengths of the real models")
-    parser.add_argument("--tables", nargs="+", default=["loops", "cache", "pool", "rollouts"])
+    parser.add_argument("--tables", nargs="+", default=["loops", "cache", "pool", "rollouts", "precision"])
     parser.add_argument("--models", nargs="+", default=["a", "b", "c"])
     parser.add_argument("--rules", nargs="+", default=["quota", "threshold", "entropy", "learned", "masked"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
@@ -448,6 +475,8 @@ def main() -> None:
         pool(args)
     if "rollouts" in args.tables:
         rollouts(made, args)
+    if "precision" in args.tables:
+        precision(made, args)
     print(
         f"\n{datetime.date.today()}, {platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, "
         f"float32, sdpa, Python {platform.python_version()}, torch {torch.__version__}, transformers "
