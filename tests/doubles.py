@@ -134,16 +134,17 @@ class Row:
     shift: int
     attention: str
     block: int | None = None
+    caches: bool = False
 
 
 ROWS = {
     "llada": Row(126336, (126081, 126348), 0, "2d"),
     "lladamoe": Row(156895, (156892,), 0, "2d"),
     "llada2_moe": Row(156895, (156892,), 0, "block-additive", 32),
-    "Dream": Row(151666, (151643,), 1, "4d"),
-    "a2d-qwen3": Row(None, (), 0, "2d"),
+    "Dream": Row(151666, (151643,), 1, "4d", caches=True),
+    "a2d-qwen3": Row(None, (), 0, "2d", caches=True),
     "Fast_dLLM_Qwen": Row(151665, (151645,), 1, "own", 32),
-    "sdar": Row(151669, (), 0, "block", 4),
+    "sdar": Row(151669, (), 0, "block", 4, caches=True),
     "mdlm": Row(50257, (), 0, "own"),
 }
 
@@ -236,7 +237,7 @@ class TimedDouble(Double):
 
 
 class BidirectionalQwen3(Qwen3ForCausalLM):
-    """A causal class of transformers run bidirectionally, by a padding mask [B, S]; with a cache by [B, 1, Q, S] too."""
+    """A causal class of transformers run bidirectionally, by a padding mask [B, S], or [B, 1, Q, S] with a cache."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **options: Any) -> Any:
         if attention_mask.ndim == 2:

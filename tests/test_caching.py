@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -188,18 +189,11 @@ def additive():
     return replace(Denoiser.from_model(row_double("llada2_moe", torch.float64, square=False)), cache_refusal=None)
 
 
-def in_blocks_of(length, model):
-    return replace(Denoiser.from_model(model) if not isinstance(model, Denoiser) else model, block_length=length)
-
-
-@both
-@pytest.mark.parametrize("name", [*SAMPLERS, "learned_canvas"])
+@pytest.mark.parametrize("name, mode", [*product(SAMPLERS, MODES), ("learned_canvas", "prefix")])
 def test_finished_blocks_are_kept_exactly(mode, name):
     """Prevents blocks counted from the wrong place, a block kept as it was before its last tokens were written, and
-    rows whose pace or columns a neighbour sets; unequal prompts, blocks that begin in a prompt, a part of a block last."""
+    rows whose pace or columns a neighbour sets: unequal prompts, blocks that begin in one, a part of a block last."""
     sampler, rows = SAMPLERS.get(name) or learned("canvas"), prompts(5)
-    if name == "learned_canvas" and mode == "dual":
-        pytest.skip("refused")
     options = {"temperature": 0.8, "stop_at_eos": True, "eos_token_id": 9, "block_length": 4, "max_new_tokens": 13}
     model = sdar()
     expected = run_rows(model, rows, sampler, **options)
