@@ -194,7 +194,7 @@ def test_finished_blocks_are_kept_exactly(mode, name):
     """Prevents blocks counted from the wrong place, a block kept as it was before its last tokens were written, and
     rows whose pace or columns a neighbour sets: unequal prompts, blocks that begin in one, a part of a block last."""
     sampler, rows = SAMPLERS.get(name) or learned("canvas"), prompts(5)
-    options = {"temperature": 0.8, "stop_at_eos": True, "eos_token_id": 9, "block_length": 4, "max_new_tokens": 13}
+    options = {"temperature": 0.8, "stop_at_eos": True, "eos_token_id": 9, "block_length": 4, "max_new_tokens": 11}
     model = sdar()
     expected = run_rows(model, rows, sampler, **options)
     assert len({row[2] for row in expected}) > 1 or name == "random", "rows should advance at different paces"
@@ -208,28 +208,28 @@ def test_parts_of_blocks_shifts_and_masks_that_are_added(part, shift):
     """Prevents the rest of the model's block left as it was, and a column before the block that is not computed."""
     rows = prompts(4)
     options = {"temperature": 0.8, "block_length": part, "max_new_tokens": 14}
-    for model in (additive(), Denoiser.from_model(sdar())):
+    for model, refresh in ((additive(), None), (Denoiser.from_model(sdar()), 3)):
         denoiser = replace(model, block_length=8, shift=shift)
         expected = run_rows(denoiser, rows, ThresholdSampler(0.2), **options)
-        for refresh in (None, 3):
-            kept = {**options, "cache": "dual", "cache_refresh": refresh}
-            assert run_rows(denoiser, rows, ThresholdSampler(0.2), **kept) == expected
+        kept = {**options, "cache": "dual", "cache_refresh": refresh}
+        assert run_rows(denoiser, rows, ThresholdSampler(0.2), **kept) == expected
 
 
 @pytest.mark.parametrize(
-    "mode, sampler, refresh, widths",
+    "mode, sampler, options, widths",
     [
-        ("dual", RandomSampler(2), None, [16, 8, 4, 8, 4]),
-        ("prefix", RandomSampler(2), None, [16, 8, 4, 8, 4]),
-        ("dual", RandomSampler(1), 3, [16, 4, 8, 16, 4, 4, 16, 4, 4, 16]),
-        ("prefix", learned("canvas", dtype=torch.float32), None, [16] + [12] * 9),
+        ("dual", RandomSampler(2), {}, [16, 8, 4, 8, 4]),
+        ("prefix", RandomSampler(2), {}, [16, 8, 4, 8, 4]),
+        ("dual", RandomSampler(2), {"block_length": 2}, [16, 8, 4, 8, 4]),
+        ("dual", RandomSampler(1), {"cache_refresh": 3}, [16, 4, 8, 16, 4, 4, 16, 4, 4, 16]),
+        ("prefix", learned("canvas", dtype=torch.float32), {}, [16] + [12] * 9),
     ],
 )
-def test_what_a_pass_computes_of_causal_blocks(mode, sampler, refresh, widths):
+def test_what_a_pass_computes_of_causal_blocks(mode, sampler, options, widths):
     """Prevents whole passes where nothing has changed, and positions that nobody sees."""
     model = row_double("sdar")
     shapes, hook = columns(model)
-    options = {"sampler": sampler, "cache": mode, "cache_refresh": refresh, "max_new_tokens": 10}
+    options = {"sampler": sampler, "cache": mode, "max_new_tokens": 10, **options}
     out = generate(model, torch.tensor([[5, 6, 7, 8, 5, 6]]), return_dict_in_generate=True, **options)
     hook.remove()
     found = [width for _, width in shapes]
