@@ -23,10 +23,10 @@ _NOT_FINITE_MESSAGE = (
 
 @dataclass(frozen=True)
 class Bucket:
-    """Rows whose forward pass computes the same columns."""
+    """Rows that share a forward pass."""
 
     rows: Tensor | None  # [r] long, None: all
-    start: int | None  # first column that is computed, with what lies before taken from the cache; None: the whole row
+    part: int | None  # what `_columns` makes the computed columns of, `_part`; None: the whole row
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def advance(rows: Rows, run: Run, plan: Plan) -> tuple[Rows, Made]:
 
 def status(rows: Rows, run: Run) -> Tensor:
     """What the host is told after a step, [n, R]: the faults, whether the row has finished, and if it matters the masks
-    in the window, what was written since a whole pass and the first column that ``cache="prefix"`` computes."""
+    in the window, what was written since a whole pass and which part of the row the next pass computes."""
     told = [rows.fault.T, rows.finished[None]]
     if _compacts(rows, run):
         left = rows.masked
@@ -83,10 +83,7 @@ def status(rows: Rows, run: Run) -> Tensor:
             left = left & _in_block(torch.arange(left.shape[1], device=left.device), rows, run)
         told.append(left.sum(-1)[None])
     if run.cache:
-        first = torch.zeros_like(rows.start) if run.needs.where == "canvas" else rows.start
-        first = first.clamp(min=0, max=rows.masked.shape[1] - 1)
-        column = run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)
-        told += [rows.stale[None], column.T]
+        told += [rows.stale[None], _part(rows, run)[None]]
     return torch.cat(told)
 
 
@@ -98,13 +95,12 @@ def plan_next(told: list[list[int]], rows: Rows, run: Run, padded: bool, cache: 
     if cache is None:
         return Plan(undecided, padded)
     groups: dict[int | None, list[int]] = {}
-    for row, (stale, start) in enumerate(zip(*told[-2:], strict=True)):
-        whole = stale >= run.cache_refresh
-        groups.setdefault(None if whole else start if run.cache == "prefix" else 0, []).append(row)
+    for row, (stale, part) in enumerate(zip(*told[-2:], strict=True)):
+        groups.setdefault(None if stale >= run.cache_refresh else part, []).append(row)
     if len(groups) == 1:
         return Plan(undecided, padded, cache, (Bucket(None, next(iter(groups))),))
     device = rows.key.device
-    buckets = (Bucket(torch.tensor(members, device=device), start) for start, members in groups.items())
+    buckets = (Bucket(torch.tensor(members, device=device), part) for part, members in groups.items())
     return Plan(undecided, padded, cache, tuple(buckets))
 
 
@@ -198,14 +194,51 @@ def _read_bucket(
 
 def _columns(rows: Rows, run: Run, bucket: Bucket, window: Tensor) -> Tensor | None:
     """What a pass between two whole ones computes, [R, Q] long; None for a whole one."""
-    if bucket.start is None:
+    if bucket.part is None:
         return None
+    if run.denoiser.causal_block is not None:
+        first = (_seen_end(rows, run, run.denoiser.causal_block) - bucket.part).clamp(min=0)
+        return first[:, None] + torch.arange(bucket.part, device=first.device)
     if run.cache == "prefix":
-        return torch.arange(bucket.start, rows.tokens.shape[1], device=window.device).expand(len(window), -1)
+        return torch.arange(bucket.part, rows.tokens.shape[1], device=window.device).expand(len(window), -1)
     sources = run.denoiser.sources(window, rows.attended)
     if sources is window:
         return window
     return torch.cat([sources[:, :1] if run.gapless else sources, window], dim=1)
+
+
+def _part(rows: Rows, run: Run) -> Tensor:
+    """[R] long, which part of the row a pass between two whole ones computes: the number of columns up to
+    `_seen_end` (block-causal models), the first column (``cache="prefix"``), or 0 for the window (``"dual"``)."""
+    if run.denoiser.causal_block is not None:
+        return _width(rows, run, run.denoiser.causal_block)
+    if run.cache == "dual":
+        return torch.zeros_like(rows.start)
+    first = torch.zeros_like(rows.start) if run.needs.where == "canvas" else rows.start
+    first = first.clamp(min=0, max=rows.masked.shape[1] - 1)
+    return run.denoiser.sources(rows.positions.gather(1, first[:, None]), rows.attended)[:, 0]
+
+
+def _width(rows: Rows, run: Run, block: int) -> Tensor:
+    """[R] long, columns to compute of a model with causal blocks of ``block`` positions: the active one, and the one
+    before if it has just been finished; all from the first that holds a canvas position for who reads the canvas."""
+    prompt = rows.attended.sum(-1) - rows.length
+    if run.needs.where == "canvas":
+        width = rows.length + prompt % block
+    else:
+        enters = (rows.block_steps == 0) & ((prompt + rows.start) % block == 0)
+        width = block + block * enters
+    return (width + run.denoiser.shift).clamp(max=rows.tokens.shape[1])
+
+
+def _seen_end(rows: Rows, run: Run, block: int) -> Tensor:
+    """[R] long, first column behind what the sampler sees: the model's active block, or the canvas."""
+    total = rows.tokens.shape[1]
+    if run.needs.where == "canvas":
+        return torch.full_like(rows.start, total)
+    before = total - rows.length + rows.start  # columns before the sampler's active block
+    padding = total - rows.attended.sum(-1)
+    return (before - (before - padding) % block + block).clamp(max=total)
 
 
 def _step(rows: Rows, run: Run, slots: Tensor, inside: Tensor, masked: Tensor, reading: Reading) -> Step:
@@ -295,4 +328,5 @@ def _write(
 def _stale(rows: Rows, run: Run, opening: Tensor, done: Tensor) -> Tensor:
     """``Rows.stale`` after a step."""
     before = rows.stale.masked_fill(rows.stale >= run.cache_refresh, 0)
-    return (before + opening.sum(-1)).masked_fill(done, NEVER)
+    stale = before + opening.sum(-1)
+    return stale if run.denoiser.causal_block is not None else stale.masked_fill(done, NEVER)

@@ -4,6 +4,10 @@ A bidirectional model's keys and values change with every token that is written,
 (Fast-dLLM, https://arxiv.org/abs/2505.22618): they are made by a pass over the whole row when it enters a block, and
 until the next such pass only some columns are computed anew: the active block and all behind it (``"prefix"``), or the
 active block alone (``"dual"``).
+
+Where a position sees its own block and those before it (block-causal), keys and values of finished blocks do not change
+any more and keeping them is exact. Only a row's first pass is whole; then the active block is computed, and when a row
+enters it also the one before, which was written to since its last pass.
 """
 
 from __future__ import annotations
@@ -51,9 +55,10 @@ class RowCache(Cache):
             else:
                 store[place].index_copy_(0, self.rows, new)
             return new
-        # nobody reads a computed column before it is computed again, so it may be overwritten, or forgotten
-        known = store[place] if self.rows is None else store[place][self.rows]
-        return known.scatter_(2, self.columns[:, None, :, None].expand(new.shape), new)
+        if self.rows is None:
+            return store[place].scatter_(2, self.columns[:, None, :, None].expand(new.shape), new)
+        store[place][self.rows[:, None], :, self.columns] = new.transpose(1, 2)
+        return store[place][self.rows]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """0: places are always passed explicitly."""

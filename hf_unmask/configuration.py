@@ -109,9 +109,10 @@ class UnmaskingGenerationConfig(GenerationConfig):
             the device. Rows that have finished meanwhile are run on without being charged (``forwards_run``).
         cache: keep keys and values between the forward passes of a block, an approximation that changes results:
             ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it. None: off.
+            Exact, and both the same, in models whose positions see their own block and those before it.
         cache_refresh: with a cache, positions written after which a row is computed as a whole again inside a block.
             None: half a block, or 1 (no cache) in blocks shorter than 16. It is computed as a whole when it enters a
-            block, too.
+            block, too. Where a cache is exact, None means never.
     """
 
     block_length: int | None

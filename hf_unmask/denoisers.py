@@ -23,6 +23,7 @@ from hf_unmask import head
 from hf_unmask.caching import RowCache
 from hf_unmask.families import (
     ATTENTIONS,
+    CAUSAL,
     FAMILIES,
     OFFSET_POSITIONS,
     Attention,
@@ -58,6 +59,8 @@ class Denoiser:
     output_layer: nn.Module | None
     #: Why keys and values cannot be kept between passes, None if they can.
     cache_refusal: str | None
+    #: Arguments that must be True for the model's forward to keep them.
+    cache_switches: tuple[str, ...]
     #: Whether ``attention_mask=None`` means to the model that there is no padding.
     maskless: bool
 
@@ -142,6 +145,7 @@ class Denoiser:
             block_length=_block_length(family, config, block_length),
             output_layer=_output_layer(model) if family.known else None,
             cache_refusal=_cache_refusal(model, family),
+            cache_switches=family.cache_switches,
             maskless=family.maskless and attention in (None, "2d"),
         )
 
@@ -153,7 +157,7 @@ class Denoiser:
                 raise ValueError(
                     f"`{name}` {token} is outside the vocabulary of {self.vocab_size} tokens: pass the right id"
                 )
-        if self.attention in ("block", "block-additive") and self.block_length is None:
+        if self.attention in CAUSAL and self.block_length is None:
             raise ValueError(f"attention {self.attention!r} means blocks: pass block_length=..., got None")
 
     def same_as(self, other: Denoiser) -> bool:
@@ -201,7 +205,7 @@ class Denoiser:
         columns = None if cache is None else cache.columns
         inputs = self._inputs(tokens, attended, columns)
         if cache is not None:
-            inputs |= {"past_key_values": cache, "use_cache": True}
+            inputs |= {"past_key_values": cache, "use_cache": True, **dict.fromkeys(self.cache_switches, True)}
         if columns is not None:
             query = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
             cells = torch.zeros_like(tokens).scatter(1, columns, query).gather(1, cells)
@@ -239,6 +243,11 @@ class Denoiser:
         """Whether rows of unequal length can share a batch."""
         return self.attention != "own"
 
+    @property
+    def causal_block(self) -> int | None:
+        """Positions per block if one sees its own block and those before it, None if it sees more."""
+        return self.block_length if self.attention in CAUSAL else None
+
     def _inputs(self, tokens: Tensor, attended: Tensor | None, columns: Tensor | None) -> dict[str, Any]:
         """Arguments of the model's forward for all columns, or for ``columns`` [B, Q] long."""
         if attended is not None:
@@ -247,22 +256,24 @@ class Denoiser:
             places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
             if not self.maskless or (columns is not None and self._adds_mask):
                 attended = tokens.new_ones(1, dtype=torch.bool).expand(tokens.shape)
+        keys = places
         if columns is not None:
             tokens, places = tokens.gather(1, columns), places.gather(1, columns)
-            masks: dict[str, Any] = {"attention_mask": self._rectangle(attended, columns.shape[1])}
-        elif attended is None:
-            masks = {"attention_mask": None}
+        if attended is None:
+            masks: dict[str, Any] = {"attention_mask": None}
+        elif columns is None or self.causal_block is not None:
+            masks = self._masks(attended, keys, places)
         else:
-            masks = self._masks(attended, places)
+            masks = {"attention_mask": self._rectangle(attended, columns.shape[1])}
         if self.position_offset:
             places = places + self.position_offset
         extras = {"position_ids": places, "use_cache": False, "return_dict": True}
         return {"input_ids": tokens, **masks, **{name: extras[name] for name in extras if name in self.accepts}}
 
-    def _masks(self, attended: Tensor, places: Tensor) -> dict[str, Any]:
-        """What the forward pass gets beside tokens and positions."""
+    def _masks(self, attended: Tensor, keys: Tensor, queries: Tensor) -> dict[str, Any]:
+        """What the forward pass gets beside tokens and positions; places [B, S] of the keys, [B, Q] of the queries."""
         dtype = getattr(self.model, "dtype", torch.float32)
-        mask = attention_input(self.attention, attended, places, self.block_length, dtype)
+        mask = attention_input(self.attention, attended, keys, queries, self.block_length, dtype)
         if mask is not None:
             return {"attention_mask": mask}
         extras = {"block_size": self.block_length, "timesteps": torch.zeros(len(attended), device=attended.device)}
@@ -274,10 +285,8 @@ class Denoiser:
         kernel = getattr(getattr(self.model, "config", None), "_attn_implementation", None)
         return self.attention == "2d" and bool(kernel == "eager")
 
-    def _rectangle(self, attended: Tensor | None, queries: int) -> Tensor | None:
-        """[B, 1, Q, S], the mask of a pass over some columns."""
-        if attended is None:
-            return None
+    def _rectangle(self, attended: Tensor, queries: int) -> Tensor:
+        """[B, 1, Q, S], the mask of a pass over some columns that see all."""
         mask = attended[:, None, None, :].expand(-1, 1, queries, -1)
         if self._adds_mask:
             dtype = next(self.model.parameters()).dtype

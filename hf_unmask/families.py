@@ -18,6 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 #: add, 0 or the dtype's lowest. "own": none is passed, the model makes its own; its rows cannot be padded.
 Attention = Literal["2d", "4d", "block", "block-additive", "own"]
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
+#: Those by which a position sees its own block and those before it, so that finished blocks do not change any more.
+CAUSAL: tuple[str, ...] = ("block", "block-additive")
 
 #: What a row's support rests on. "real weights": published or packaged weights run in the tests. "native class": the
 #: class in transformers with tiny random weights. "double": a stand-in made from the row alone. "expected": nothing.
@@ -37,7 +39,8 @@ class Family:
     block_length_key: str | None = None  # where its config says so
     known: bool = True  # whether the output layer is where transformers keeps it
     maskless: bool = False  # whether no "2d" mask means that there is no padding
-    cache_refusal: str | None = "nobody has tried it with one"  # why it takes no ``Cache``, None: its layers do
+    cache_refusal: str | None = "its layers do not take past_key_values"  # why it takes no ``Cache``, None: it does
+    cache_switches: tuple[str, ...] = ()  # arguments that must be True for a ``Cache`` to be used
     model_types: tuple[str, ...] = ()  # `config.model_type`
     class_names: tuple[str, ...] = ()  # wins over the model type, which some families share
     auto_class: str = "AutoModelForCausalLM"
@@ -51,7 +54,6 @@ NATIVE = Family(
     mask_token_id=None,
     auto_class="AutoModelForMaskedLM",
     maskless=True,
-    cache_refusal="its layers do not take past_key_values",
     support="real weights",
     checkpoints="the embedded EuroBERT; ModernBERT, BERT, RoBERTa and others",
     note="the embedded model; other classes with tiny random weights",
@@ -84,6 +86,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("lladamoe", "llada_moe"),
         class_names=("LLaDAMoEModelLM",),
         auto_class="AutoModel",
+        cache_refusal="its forward asserts that there is no cache",
         support="double",
         checkpoints="inclusionAI/LLaDA-MoE-7B-A1B-{Base,Instruct}",
     ),
@@ -95,6 +98,7 @@ FAMILIES: tuple[Family, ...] = (
         block_length=32,
         model_types=("llada2_moe", "llada21_moe"),
         class_names=("LLaDA2MoeModelLM", "LLaDA21MoeModelLM"),
+        cache_refusal="its published forward refuses a mask that is wider than the tokens it computes",
         support="double",
         checkpoints="inclusionAI/LLaDA2.{0,1}-{mini,flash}",
         note="mask filling only: 2.1's editing of decided tokens is not done",
@@ -117,6 +121,7 @@ FAMILIES: tuple[Family, ...] = (
         mask_token_id=None,
         model_types=("a2d-qwen2", "a2d-qwen3", "a2d-llama"),
         auto_class="AutoModelForMaskedLM",
+        cache_refusal=None,
         support="double",
         checkpoints="dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1",
         note="causal classes run bidirectionally; the bd3lm variants need their blocks, which are not in this row",
@@ -131,6 +136,7 @@ FAMILIES: tuple[Family, ...] = (
         block_length_key="bd_size",
         model_types=("Fast_dLLM_Qwen",),
         class_names=("Fast_dLLM_QwenForCausalLM",),
+        cache_refusal="its forward makes the mask itself and takes what it computes to lie behind all that is kept",
         support="double",
         checkpoints="Efficient-Large-Model/Fast_dLLM_v2_{1.5B,7B}",
         note="rows of equal length; a block's first token waits for the sampler, where the original commits it at once",
@@ -143,6 +149,8 @@ FAMILIES: tuple[Family, ...] = (
         block_length_key="block_size",
         model_types=("sdar", "sdar_moe"),
         class_names=("SDARForCausalLM", "SDARMoeForCausalLM"),
+        cache_refusal=None,
+        cache_switches=("store_kv",),
         support="double",
         checkpoints="JetLM/SDAR-*, Gen-Verse/TraDo-*",
     ),
@@ -196,6 +204,14 @@ def _mask_cell(family: Family) -> str:
     return "none" if set(family.model_types) & set(REFUSED) else "from the checkpoint"
 
 
+def _cache_cell(family: Family) -> str:
+    if family is NATIVE:
+        return f"{', '.join(sorted(_NATIVE_CACHING))}: approximate"
+    if family.cache_refusal is not None:
+        return "no"
+    return "exact" if family.attention in CAUSAL else "approximate"
+
+
 def table() -> list[dict[str, str]]:
     """The table as text, for the command line and the README: column -> cell, one dictionary per row."""
     return [
@@ -206,6 +222,7 @@ def table() -> list[dict[str, str]]:
             "shift": str(family.shift),
             "attention": family.attention,
             "block": "any" if family.block_length is None else str(family.block_length),
+            "cache": _cache_cell(family),
             "loaded by": family.auto_class,
             "tested on": family.support,
             "checkpoints": family.checkpoints,
@@ -241,24 +258,29 @@ def known_family(model: Any) -> Family | None:
 
 
 def attention_input(
-    attention: Attention, attended: Tensor, places: Tensor, block_length: int | None, dtype: torch.dtype
+    attention: Attention,
+    attended: Tensor,
+    places: Tensor,
+    queries: Tensor,
+    block_length: int | None,
+    dtype: torch.dtype,
 ) -> Tensor | None:
     """The mask as a model wants it, None if it takes none.
 
-    attended [B, S] bool; places [B, S] long, each token's position without padding; dtype of the additive form.
+    attended [B, S] bool; places [B, S] long, each token's position without padding; queries [B, Q] long, those of the
+    computed ones (all, or some with "block" and "block-additive"); dtype of the additive form.
     Padded queries see real keys too: a fully masked row would be NaN in some kernels.
     """
     if attention == "own":
         return None
     if attention == "2d":
         return attended.long()
-    keys = attended[:, None, None, :].expand(-1, 1, attended.shape[1], -1)
+    keys = attended[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
     if attention == "4d":
         return keys
     if block_length is None:
         raise ValueError(f"attention {attention!r} needs the model's block_length, got None")
-    block = places // block_length
-    seen = keys & (block[:, None, None, :] <= block[:, None, :, None])
+    seen = keys & ((places // block_length)[:, None, None, :] <= (queries // block_length)[:, None, :, None])
     if attention == "block":
         return seen
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from hf_unmask.canvas import Layout, Rows, lay_out, settle_blocks
+from hf_unmask.canvas import NEVER, Layout, Rows, lay_out, settle_blocks
 from hf_unmask.configuration import CacheMode, UnmaskingGenerationConfig, resolve_config
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.reading import TokenDraw
@@ -87,7 +87,7 @@ def prepare(
         slots=config.slots,
         check_every=config.check_every,
         cache=config.cache,
-        cache_refresh=config.cache_refresh or (1 if block_length < SHORT else block_length // 2),
+        cache_refresh=config.cache_refresh or _default_refresh(denoiser, block_length),
         gapless=config.cache is not None and _gapless(rows),
         overhang=canvas % block_length > 0 or config.check_every > 1 or denoiser.block_length is not None,
     )
@@ -99,6 +99,12 @@ def prepare(
 def window_width(run: Run, canvas: int) -> int:
     """Positions of the sampler's window."""
     return canvas if run.needs.where == "canvas" else min(run.block_length, canvas)
+
+
+def _default_refresh(denoiser: Denoiser, block_length: int) -> int:
+    if denoiser.causal_block is not None:
+        return NEVER
+    return 1 if block_length < SHORT else block_length // 2
 
 
 def _gapless(rows: Rows) -> bool:
@@ -120,7 +126,7 @@ def _check_cache(run: Run, refresh: int | None) -> None:
             f"{asked} computes the active block alone, but {run.sampler} reads the whole canvas: use cache='prefix', "
             "or a policy with observation='block'"
         )
-    if refresh is None and run.block_length < SHORT:
+    if refresh is None and run.cache_refresh == 1:
         warnings.warn(
             f"{asked} keeps nothing by default in blocks of {run.block_length}, shorter than {SHORT}: it would save "
             "little and cost accuracy. Pass cache_refresh=... (positions written between two whole passes)",

@@ -134,16 +134,17 @@ class Row:
     shift: int
     attention: str
     block: int | None = None
+    caches: bool = False
 
 
 ROWS = {
     "llada": Row(126336, (126081, 126348), 0, "2d"),
     "lladamoe": Row(156895, (156892,), 0, "2d"),
     "llada2_moe": Row(156895, (156892,), 0, "block-additive", 32),
-    "Dream": Row(151666, (151643,), 1, "4d"),
-    "a2d-qwen3": Row(None, (), 0, "2d"),
+    "Dream": Row(151666, (151643,), 1, "4d", caches=True),
+    "a2d-qwen3": Row(None, (), 0, "2d", caches=True),
     "Fast_dLLM_Qwen": Row(151665, (151645,), 1, "own", 32),
-    "sdar": Row(151669, (), 0, "block", 4),
+    "sdar": Row(151669, (), 0, "block", 4, caches=True),
     "mdlm": Row(50257, (), 0, "own"),
 }
 
@@ -153,6 +154,7 @@ class RowDoubleConfig(LladaDoubleConfig):
 
     block_size: int | None = None
     bd_size: int | None = None
+    square: bool = True
 
 
 def block_causal(places: Tensor, block_length: int) -> Tensor:
@@ -162,7 +164,11 @@ def block_causal(places: Tensor, block_length: int) -> Tensor:
 
 
 class BlockDouble(Double):
-    """Block-causal: the caller's mask decides what is seen, and it must have the family's form."""
+    """Block-causal: the caller's mask decides what is seen, and it must have the family's form.
+
+    With a cache SDAR's mask may be wider than its tokens, LLaDA2's published code refuses that (a copy of it, made here
+    with ``square=False``, does not).
+    """
 
     config_class = RowDoubleConfig
 
@@ -171,16 +177,27 @@ class BlockDouble(Double):
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        **kwargs: Any,
     ) -> MaskedLMOutput:
         rows, length = input_ids.shape
-        dtype = torch.bool if ROWS[self.config.model_type].attention == "block" else self.dtype
-        if attention_mask.dtype != dtype or attention_mask.shape != (rows, 1, length, length):
-            raise ValueError(f"attention_mask must be {dtype} [B, 1, S, S], got {attention_mask.dtype}")
+        adds = ROWS[self.config.model_type].attention == "block-additive"
+        square = past_key_values is None or (adds and self.config.square)
+        form = (rows, 1, length, length if square else attention_mask.shape[-1])
+        dtype = self.dtype if adds else torch.bool
+        if attention_mask.dtype != dtype or attention_mask.shape != form:
+            raise ValueError(f"attention_mask must be {dtype} {form}, got {tuple(attention_mask.shape)}")
+        if kwargs.keys() - ({"store_kv"} if not adds else set()):
+            raise TypeError(f"unexpected arguments {sorted(kwargs)}")
+        if past_key_values is not None and not adds and not kwargs.get("store_kv"):
+            raise ValueError("nothing is stored without store_kv=True")
         return self.backbone(
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            past_key_values=past_key_values,
             output_hidden_states=bool(output_hidden_states),
         )
 
@@ -220,18 +237,19 @@ class TimedDouble(Double):
 
 
 class BidirectionalQwen3(Qwen3ForCausalLM):
-    """A causal class of transformers run bidirectionally, by a padding mask [B, S]."""
+    """A causal class of transformers run bidirectionally, by a padding mask [B, S], or [B, 1, Q, S] with a cache."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **options: Any) -> Any:
-        if attention_mask.ndim != 2:
+        if attention_mask.ndim == 2:
+            attention_mask = attention_mask[:, None, None, :].bool().expand(-1, 1, input_ids.shape[1], -1)
+        elif options.get("past_key_values") is None:
             raise ValueError(f"attention_mask must be [B, S], got {tuple(attention_mask.shape)}")
-        seen = attention_mask[:, None, None, :].bool().expand(-1, 1, input_ids.shape[1], -1)
-        mask = {"full_attention": seen}
+        mask = {"full_attention": attention_mask}
         return super().forward(input_ids, attention_mask=mask, position_ids=position_ids, **options)
 
 
-def a2d_double(dtype: torch.dtype = torch.float32) -> BidirectionalQwen3:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+def a2d_double(dtype: torch.dtype = torch.float32, layers: int = 2) -> BidirectionalQwen3:
+    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = Qwen3Config(
         **sizes, vocab_size=VOCAB, intermediate_size=48, head_dim=8, max_position_embeddings=128,
         pad_token_id=PAD, eos_token_id=EOS, initializer_range=0.3, tie_word_embeddings=False,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
-from doubles import dream_double, llada_double, row_double
+from doubles import a2d_double, dream_double, llada_double, row_double
 from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
 from test_invariance import learned, prompts
 from test_invariance import run as run_rows
@@ -75,6 +76,15 @@ def test_shifted_models_read_the_column_before(mode):
         expected = run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8)
         options = {"temperature": 0.8, "cache": mode, "cache_refresh": ONCE}
         assert run_rows(model, rows, ThresholdSampler(0.3), **options) == expected
+
+
+@both
+def test_causal_classes_that_run_bidirectionally_keep_theirs(mode):
+    """Prevents a causal mask in a pass over some columns."""
+    model, rows = a2d_double(torch.float64, layers=1), prompts(4)
+    expected = run_rows(model, rows, ThresholdSampler(0.3), temperature=0.8)
+    options = {"temperature": 0.8, "cache": mode, "cache_refresh": ONCE}
+    assert run_rows(model, rows, ThresholdSampler(0.3), **options) == expected
 
 
 def one_layer_dream():
@@ -167,6 +177,72 @@ def test_a_policy_that_sees_the_canvas_keeps_the_prompt(model):
     assert run_rows(exact, rows, policy, temperature=0.8, **options) == expected
 
 
+# Models whose positions see their own block and those before it
+
+
+def sdar(**config):
+    return row_double("sdar", torch.float64, **config)
+
+
+def additive():
+    """LLaDA2 as the copies of its code have it that take wide masks."""
+    return replace(Denoiser.from_model(row_double("llada2_moe", torch.float64, square=False)), cache_refusal=None)
+
+
+@pytest.mark.parametrize("name, mode", [*product(SAMPLERS, MODES), ("learned_canvas", "prefix")])
+def test_finished_blocks_are_kept_exactly(mode, name):
+    """Prevents blocks counted from the wrong place, a block kept as it was before its last tokens were written, and
+    rows whose pace or columns a neighbour sets: unequal prompts, blocks that begin in one, a part of a block last."""
+    sampler, rows = SAMPLERS.get(name) or learned("canvas"), prompts(5)
+    options = {"temperature": 0.8, "stop_at_eos": True, "eos_token_id": 9, "block_length": 4, "max_new_tokens": 11}
+    model = sdar()
+    expected = run_rows(model, rows, sampler, **options)
+    assert len({row[2] for row in expected}) > 1 or name == "random", "rows should advance at different paces"
+    assert run_rows(model, rows, sampler, cache=mode, **options) == expected
+    assert run_rows(model, rows, sampler, cache=mode, side="right", extra=20, slots=2, **options) == expected
+
+
+@pytest.mark.parametrize("part", [4, 8])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_parts_of_blocks_shifts_and_masks_that_are_added(part, shift):
+    """Prevents the rest of the model's block left as it was, and a column before the block that is not computed."""
+    rows = prompts(4)
+    options = {"temperature": 0.8, "block_length": part, "max_new_tokens": 14}
+    for model, refresh in ((additive(), None), (Denoiser.from_model(sdar()), 3)):
+        denoiser = replace(model, block_length=8, shift=shift)
+        expected = run_rows(denoiser, rows, ThresholdSampler(0.2), **options)
+        kept = {**options, "cache": "dual", "cache_refresh": refresh}
+        assert run_rows(denoiser, rows, ThresholdSampler(0.2), **kept) == expected
+
+
+@pytest.mark.parametrize(
+    "mode, sampler, options, widths",
+    [
+        ("dual", RandomSampler(2), {}, [16, 8, 4, 8, 4]),
+        ("prefix", RandomSampler(2), {}, [16, 8, 4, 8, 4]),
+        ("dual", RandomSampler(2), {"block_length": 2}, [16, 8, 4, 8, 4]),
+        ("dual", RandomSampler(1), {"cache_refresh": 3}, [16, 4, 8, 16, 4, 4, 16, 4, 4, 16]),
+        ("prefix", learned("canvas", dtype=torch.float32), {}, [16] + [12] * 9),
+    ],
+)
+def test_what_a_pass_computes_of_causal_blocks(mode, sampler, options, widths):
+    """Prevents whole passes where nothing has changed, and positions that nobody sees."""
+    model = row_double("sdar")
+    shapes, hook = columns(model)
+    options = {"sampler": sampler, "cache": mode, "max_new_tokens": 10, **options}
+    out = generate(model, torch.tensor([[5, 6, 7, 8, 5, 6]]), return_dict_in_generate=True, **options)
+    hook.remove()
+    found = [width for _, width in shapes]
+    assert found == widths[: len(found)] and len(found) == out.nfe.item()
+
+
+def test_the_argument_that_stores_is_passed():
+    """Prevents a double that stores whatever it is told."""
+    silent = replace(Denoiser.from_model(sdar()), cache_switches=())
+    with pytest.raises(ValueError, match="nothing is stored without store_kv"):
+        generate(silent, torch.tensor([[5]]), sampler=ThresholdSampler(), max_new_tokens=4, cache="dual")
+
+
 def flash():
     model = tiny_eurobert()
     model.config = SimpleNamespace(**model.config.to_dict(), _attn_implementation="flash_attention_2")
@@ -178,7 +254,11 @@ def flash():
     [
         (tiny_bert, ThresholdSampler(), {}, r"`cache='dual'` .*do not take past_key_values; drop `cache`"),
         (llada_double, ThresholdSampler(), {}, "asserts that there is no cache"),
-        (lambda: row_double("sdar"), ThresholdSampler(), {}, "nobody has tried it with one; drop `cache`"),
+        (lambda: row_double("lladamoe"), ThresholdSampler(), {}, "asserts that there is no cache"),
+        (lambda: row_double("llada2_moe"), ThresholdSampler(), {}, "forward refuses a mask that is wider than the tok"),
+        (lambda: row_double("Fast_dLLM_Qwen"), ThresholdSampler(), {}, "its forward makes the mask itself"),
+        (lambda: row_double("mdlm"), ThresholdSampler(), {}, "do not take past_key_values; drop `cache`"),
+        (lambda: row_double("sdar"), learned("canvas", dtype=torch.float32), {}, "use cache='prefix'"),
         (flash, ThresholdSampler(), {}, "'flash_attention_2' takes no mask .*attn_implementation='sdpa'"),
         (tiny_eurobert, ThresholdSampler(), {"guidance_scale": 2.0}, "`guidance_scale=2.0` makes two"),
         (tiny_eurobert, ThresholdSampler(), {"check_every": 2}, "drop `check_every=2`"),

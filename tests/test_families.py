@@ -38,7 +38,7 @@ def in_full_vocabulary(model):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_table_holds_what_the_families_publish(name):
-    """An edited mask id, stop id, shift, mask convention or block length."""
+    """An edited mask id, stop id, shift, mask convention or block length, a cache that the forward does not take."""
     row = ROWS[name]
     model = in_full_vocabulary(double(name))
     if row.mask is None:
@@ -50,6 +50,7 @@ def test_the_table_holds_what_the_families_publish(name):
         assert denoiser.mask_token_id == row.mask
     assert denoiser.stop_token_ids == row.stops
     assert (denoiser.shift, denoiser.attention, denoiser.block_length) == (row.shift, row.attention, row.block)
+    assert (denoiser.cache_refusal is None) is row.caches
 
 
 def test_every_row_has_a_double_or_says_that_it_has_none():
