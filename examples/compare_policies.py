@@ -263,8 +263,11 @@ def areas(run: Run, task: str, conditioned: str, separate: Sequence[str]) -> dic
         "separate": [f"learned:{source}" for source in separate],
         "separate, with their beta dials": [f"learned:{source};beta={beta}" for source in separate for beta in BETAS],
     }
-    specs = list(dict.fromkeys(str(parse_sampler(spec)) for side in sides.values() for spec in side))
-    by_spec = {p.setting.sampler: p for p in run.evaluate(cell, "test", specs, "areas")}
+    by_spec = {}
+    for name in ("conditioned", "separate"):  # by themselves, so that one can change without the other
+        asked = (spec for side, specs in sides.items() if side.startswith(name) for spec in specs)
+        specs = list(dict.fromkeys(str(parse_sampler(spec)) for spec in asked))
+        by_spec |= {p.setting.sampler: p for p in run.evaluate(cell, "test", specs, f"areas-{name}")}
     found = {name: [by_spec[str(parse_sampler(spec))] for spec in side] for name, side in sides.items()}
     return {
         "hypervolume": {name: hypervolume_of(points).area for name, points in found.items()},

@@ -57,6 +57,7 @@ _CANVAS = [
     "entropy_bound:gamma=0.4@10",
     "factor:factor=0.5@full",
 ]
+_CAREFUL = "entropy_bound:gamma=0.01@full"  # solves nearly every sudoku that the model can
 
 #: By name. `warm_start_experts` are sampler specs @ the blocks they work in.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -74,13 +75,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "read_hidden": True,
         "alpha": 1.0,
         "max_steps": 120,
-        "warm_start_experts": ["entropy_bound:gamma=1.6@full", "factor:factor=0.5@full"],
+        "warm_start_experts": ["entropy_bound:gamma=1.6@full", "factor:factor=0.5@full", _CAREFUL],
     },
     "speed": {
         "block_length": 0,
         "read_hidden": True,
-        "alpha_range": [0.1, 5.0],
-        "warm_start_experts": _CANVAS,
+        "alpha_range": [0.05, 15.0],
+        "scale_prices": True,
+        "warm_start_experts": [*_CANVAS, _CAREFUL],
     },
     "price": {  # for one price, --alpha, at a third of what `speed` costs: three of them are compared with that one
         "block_length": 0,
@@ -94,7 +96,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "observation": "block",
         "policy_top_k": 8,
         "max_steps": 160,
-        "alpha_range": [0.1, 5.0],
+        "alpha_range": [0.1, 15.0],
+        "scale_prices": True,
         "eval_policy_temperature": 0.5,
         "warm_start_experts": _BLOCKS,
     },
