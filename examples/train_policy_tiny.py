@@ -81,7 +81,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "block_length": 0,
         "read_hidden": True,
         "alpha_range": [0.05, 15.0],
-        "scale_prices": True,
         "warm_start_experts": [*_CANVAS, _CAREFUL],
     },
     "price": {  # for one price, --alpha, at a third of what `speed` costs: three of them are compared with that one
@@ -96,8 +95,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "observation": "block",
         "policy_top_k": 8,
         "max_steps": 160,
-        "alpha_range": [0.1, 15.0],
-        "scale_prices": True,
+        "alpha_range": [0.1, 5.0],
         "eval_policy_temperature": 0.5,
         "warm_start_experts": _BLOCKS,
     },
