@@ -75,7 +75,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "read_hidden": True,
         "alpha": 1.0,
         "max_steps": 120,
-        "warm_start_experts": ["entropy_bound:gamma=1.6@full", "factor:factor=0.5@full", _CAREFUL],
+        "warm_start_experts": ["entropy_bound:gamma=1.6@full", "factor:factor=0.5@full"],
     },
     "speed": {
         "block_length": 0,
