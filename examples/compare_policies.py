@@ -63,7 +63,7 @@ from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
 MORE_GAMMAS = (2.4, 3.2, 4.8, 6.4)
 TEMPERATURES = (0.5, 1.0, 2.0)
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-SPEEDS = tuple(i / 16 for i in range(17))
+SPEEDS = tuple(i / 8 for i in range(9))
 MIDDLE = 0.5
 FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
 START, END = "<!-- policies:start -->", "<!-- policies:end -->"
@@ -113,7 +113,7 @@ def learned_specs(source: str) -> list[str]:
     name, config = f"learned:{source}", load_policy(find_policy(source)).config
     if config.speed_conditioned:
         swept = [f"{name};speed={speed}" for speed in SPEEDS]
-        cooled = [f"{spec};policy_temperature=0.5" for spec in swept[::2]]
+        cooled = [f"{spec};policy_temperature=0.5" for spec in swept]
         scaled = [f"{name};speed={MIDDLE};beta={beta}" for beta in BETAS if beta != 1]
         return [*swept, *cooled, *(scaled if config.trained_for.get("block_length") is None else [])]
     return [f"{name};policy_temperature={heat};beta={beta}" for heat in TEMPERATURES for beta in BETAS]
@@ -259,7 +259,7 @@ def areas(run: Run, task: str, conditioned: str, separate: Sequence[str]) -> dic
     """Hypervolumes on test problems: one conditioned policy against several that were each trained for one price."""
     cell = Cell(task, None)
     sides = {
-        "conditioned": [f"learned:{conditioned};speed={speed}" for speed in SPEEDS[::2]],
+        "conditioned": [f"learned:{conditioned};speed={speed}" for speed in SPEEDS],
         "separate": [f"learned:{source}" for source in separate],
         "separate, with their beta dials": [f"learned:{source};beta={beta}" for source in separate for beta in BETAS],
     }
