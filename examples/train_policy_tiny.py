@@ -80,7 +80,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "speed": {
         "block_length": 0,
         "read_hidden": True,
-        "alpha_range": [0.05, 15.0],
+        "alpha_range": [0.05, 5.0],
         "warm_start_experts": [*_CANVAS, _CAREFUL],
     },
     "price": {  # for one price, --alpha, at a third of what `speed` costs: three of them are compared with that one
