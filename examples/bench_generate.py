@@ -397,7 +397,8 @@ def precision(denoiser: Denoiser, args: argparse.Namespace) -> None:
     before = torch.get_num_threads()
     for name, net, tokens, length in (("a", model, prompt, 40), ("b", denoiser.model, ids, args.block)):
         print(f"\nthreads and dtypes on ({name}): ms per pass, batch 1")
-        options = {"sampler": ConfidenceSampler(), "max_new_tokens": length, "block_length": length}
+        sampler = ConfidenceSampler(steps_per_block=args.cache_steps)
+        options = {"sampler": sampler, "max_new_tokens": length, "block_length": length}
         expected = None
         for dtype in (torch.float32, torch.bfloat16):
             made = Denoiser.from_model(copy.deepcopy(net).to(dtype))
@@ -410,8 +411,9 @@ def precision(denoiser: Denoiser, args: argparse.Namespace) -> None:
                     spent.append(time.perf_counter() - began)
                 expected = out if expected is None else expected
                 same = (out == expected)[:, -length:].float().mean()
-                cells = f"{str(dtype).removeprefix('torch.'):9} {threads} threads {1e3 * min(spent) / length:8.1f}"
-                print(f"{cells}   tokens as with the first: {same:.0%}", flush=True)
+                cells = f"{str(dtype).removeprefix('torch.'):9} {threads} threads"
+                milliseconds = 1e3 * min(spent) / args.cache_steps
+                print(f"{cells} {milliseconds:8.1f}   tokens as with the first: {same:.0%}", flush=True)
     torch.set_num_threads(before)
 
 
@@ -442,7 +444,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rules", nargs="+", default=["quota", "threshold", "entropy", "learned", "masked"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", type=int, default=2, help="of the quota rules, per block")
-    parser.add_argument("--cache-steps", type=int, default=8, help="of the table of caches, per block")
+    parser.add_argument("--cache-steps", type=int, default=8, help="of the tables of caches and precision, per block")
     parser.add_argument("--cache-refresh", type=int, help="positions written between whole passes, in the first table")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--spread", type=float, default=6.0, help="standard deviation of random logits")

@@ -46,11 +46,9 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
 
     @property
     def needs(self) -> Needs:
-        config, whole = self.policy.config, self.policy.config.observation == "canvas"
+        config = self.policy.config
         quantities: list[Quantity] = ["top_probs", "hidden"] if config.hidden_input_size else ["top_probs"]
-        return Needs.of(
-            *quantities, where="canvas" if whole else "block", decided=config.reads_revealed, top_k=config.top_k
-        )
+        return Needs.of(*quantities, where=config.observation, decided=config.reads_revealed, top_k=config.top_k)
 
     @property
     def stochastic(self) -> bool:
