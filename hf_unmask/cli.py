@@ -285,7 +285,7 @@ def models(as_json: JsonFlag = False) -> None:
             print_json({"models": rows})
             return
         for row in rows:
-            facts = [f"{name} {row[name]}" for name in ("mask id", "stop ids", "shift", "attention", "block")]
+            facts = [f"{name} {row[name]}" for name in ("mask id", "stop ids", "shift", "attention", "block", "cache")]
             typer.echo(f"{row['family']}  (tested on: {row['tested on']})")
             typer.echo(f"    {', '.join(facts)}; {row['loaded by']}")
             typer.echo(f"    {row['checkpoints']}" + (f" ({row['note']})" if row["note"] else ""))

@@ -56,6 +56,7 @@ def test_models() -> None:
     """A family that is listed without saying what its support rests on."""
     text = call("models").stdout
     rows = json.loads(call("models", "--json").stdout)["models"]
+    assert all(f"cache {row['cache']}" in text for row in rows)
     assert {row["tested on"] for row in rows} <= {"real weights", "native class", "double", "expected"}
     assert all(f"{row['family']}  (tested on: {row['tested on']})" in text for row in rows) and len(rows) > 8
 
