@@ -29,14 +29,14 @@ class Needs:
     #: and the proposal is the token that stands there. "block": the active block, decided positions included.
     #: "canvas": the whole canvas, decided positions included.
     where: Where = "eligible"
-    #: False: a "block" or "canvas" without its decided positions, at which nothing is computed either.
-    decided: bool = True
     #: How many of the largest probabilities ``Step.top_probs`` holds.
     top_k: int = 1
+    #: False: a "block" or "canvas" without its decided positions, at which nothing is computed either.
+    decided: bool = True
 
     @classmethod
-    def of(cls, *quantities: Quantity, where: Where = "eligible", decided: bool = True, top_k: int = 1) -> Needs:
-        return cls(frozenset(quantities), where, decided, top_k)
+    def of(cls, *quantities: Quantity, where: Where = "eligible", top_k: int = 1, decided: bool = True) -> Needs:
+        return cls(frozenset(quantities), where, top_k, decided)
 
     @property
     def only_masked(self) -> bool:

@@ -50,8 +50,8 @@ class RecordingSampler(Sampler):
         return Needs(
             frozenset(mine | also.quantities),
             config.observation,
-            config.reads_revealed or (also.where != "eligible" and also.decided),
             max(config.top_k, also.top_k if "top_probs" in also.quantities else 1),
+            config.reads_revealed or not also.only_masked,
         )
 
     @property
