@@ -17,7 +17,7 @@ from training import CONDITIONED, SETTINGS, SMALL, random_policy
 import hf_unmask
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
-from hf_unmask.samplers import ConfidenceSampler, Sampler
+from hf_unmask.samplers import ConfidenceSampler, LearnedUnmaskingSampler, Sampler
 from hf_unmask.step import Needs, Selection
 from hf_unmask.trainers import UnmaskingGRPOConfig
 from hf_unmask.trainers.environment import Environment, row_seeds
@@ -136,7 +136,7 @@ def test_the_same_seeds_give_the_same_rollouts(denoiser):
 
 
 def test_nothing_opens_and_every_row_ends(denoiser):
-    """A fallback in training (reward hacking in the paper), or a policy that opens nothing and never ends."""
+    """A fallback that nobody asked for (the paper trains without), or a policy that opens nothing and never ends."""
     policy = UnmaskingPolicy(UnmaskingPolicyConfig(**SMALL, initial_bias=-100.0))
     rollouts = recorded(denoiser, policy)
     assert rollouts.steps.tolist() == rollouts.unresolved.tolist() == POSITIONS
@@ -154,6 +154,25 @@ def test_an_empty_step_has_its_ordinary_likelihood(denoiser):
     logits = policy(seen["confidences"][empty], seen["masked"][empty], seen["time"][empty], valid=seen["valid"][empty])
     expected = ((1 - logits.sigmoid()).log() * seen["eligible"][empty]).sum(-1)
     torch.testing.assert_close(seen["logps"][empty], expected)
+
+
+@pytest.mark.parametrize("variant", ["bernoulli, canvas", "bernoulli, block", "plackett_luce, block"])
+def test_with_the_fallback_rollouts_are_the_policy_in_use(denoiser, variant):
+    """Rollouts that should show the policy as it is used and differ, or a forced opening scored as if it was drawn."""
+    policy = random_policy(**VARIANTS[variant])
+    policy.head.bias.data.fill_(-2.0)
+    drawn, used = (
+        roll_out(denoiser, sampler, PROMPTS, POSITIONS, torch.arange(len(PROMPTS)), block_length=3)
+        for sampler in (RecordingSampler(policy, fallback=True), LearnedUnmaskingSampler(policy))
+    )
+    seen = drawn.trajectory
+    assert drawn.tokens == used.tokens and torch.equal(drawn.steps, used.steps) and not drawn.unresolved.any()
+    empty = seen["mask"] & ~(seen["action"] > 0).any(-1)
+    assert empty.any() == (policy.config.action == "bernoulli")
+    logps, _ = replay(policy, policy, seen)
+    torch.testing.assert_close(logps, seen["logps"])
+    drawn_open = (seen["action"] > 0).sum((1, 2))
+    assert torch.equal(drawn_open + empty.sum(-1), drawn.positions)  # the fallback opens one position at a time
 
 
 # Probabilities

@@ -91,6 +91,13 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
     rollout_batch_size: int | None = field(
         default=None, metadata={"help": "Rows that the denoiser sees at once; None: a device's batch of rollouts."}
     )
+    rollout_fallback: bool = field(
+        default=False,
+        metadata={
+            "help": "Where the policy draws nothing, open the likeliest position in rollouts too, as it is in use. The "
+            "paper opens nothing; in short blocks, with few steps each, that teaches haste."
+        },
+    )
 
     # Expert steering.
     num_expert_rollouts: int = field(

@@ -57,6 +57,7 @@ class Environment:
                     None if speeds is None else speeds[chosen],
                     expert.sampler if expert else None,
                     same_blocks=block_length == self.args.block_length,
+                    fallback=self.args.rollout_fallback,
                 )
                 ids, data = [prompt_ids[i] for i in chosen.tolist()], [rows[i] for i in chosen.tolist()]
                 parts.append(self.roll_out(sampler, ids, data, seeds[chosen], block_length))

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from hf_unmask.denoisers import Denoiser
 from hf_unmask.generation import generate
 from hf_unmask.output import UnmaskOutput
-from hf_unmask.policy.decision import distribution, from_logits
+from hf_unmask.policy.decision import distribution, from_logits, open_one_if_none
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
 from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step
@@ -26,12 +26,13 @@ _ENTROPY_DRAWS = 4
 
 @dataclass(frozen=True)
 class RecordingSampler(Sampler):
-    """Draws from a policy without the fallback and keeps every step in ``records``.
+    """Draws from a policy and keeps every step in ``records``.
 
-    All-zero actions are legal in training: they cost a forward pass and have their ordinary likelihood. With ``expert``
-    that sampler decides and the policy only watches; its action is then judged over everything that is masked, so that
-    positions the expert left for later blocks count as deliberately kept: unless its blocks are the policy's
-    (``same_blocks``), which never had the choice.
+    All-zero actions are legal in training: they cost a forward pass and have their ordinary likelihood. With
+    ``fallback`` the environment answers one by opening the likeliest position, as in use; without, it opens nothing.
+    With ``expert`` that sampler decides and the policy only watches; its action is then judged over everything that is
+    masked, so that positions the expert left for later blocks count as deliberately kept: unless its blocks are the
+    policy's (``same_blocks``), which never had the choice.
     """
 
     name: ClassVar[str] = "recording"
@@ -40,6 +41,7 @@ class RecordingSampler(Sampler):
     speed: Tensor | None = None  # [B] float, of a speed-conditioned policy
     expert: Sampler | None = None
     same_blocks: bool = False
+    fallback: bool = False
     records: list[Trajectory] = field(default_factory=list, compare=False)
 
     @property
@@ -80,14 +82,17 @@ class RecordingSampler(Sampler):
         tokens = None
         if self.expert is None:
             action = found.sample(noise)
+            opened = action > 0
+            if self.fallback:
+                opened = open_one_if_none(opened, step.eligible, found.logits)
         else:
             chosen = self.expert.select(step, inner, noise)
-            inner, tokens = chosen.state, chosen.tokens
-            action = _ranked(chosen.open, step.top_probs[..., 0])
+            inner, tokens, opened = chosen.state, chosen.tokens, chosen.open
+            action = _ranked(opened, step.top_probs[..., 0])
         self.records.append(
             {"row": number, "step": step.steps, "action": action, "logps": found.log_prob(action), **seen}
         )
-        return Selection(action > 0, (number, inner), tokens=tokens)
+        return Selection(opened, (number, inner), tokens=tokens)
 
 
 def _ranked(opened: Tensor, confidence: Tensor) -> Tensor:
