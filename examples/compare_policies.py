@@ -63,7 +63,7 @@ from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
 MORE_GAMMAS = (2.4, 3.2, 4.8, 6.4)
 TEMPERATURES = (0.5, 1.0, 2.0)
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-SPEEDS = tuple(i / 8 for i in range(9))
+SPEEDS = tuple(i / 20 for i in range(21))
 MIDDLE = 0.5
 FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
 START, END = "<!-- policies:start -->", "<!-- policies:end -->"
