@@ -34,6 +34,7 @@ _RECIPE = (
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"),
     *("num_iterations", "scale_rewards", "epsilon", "beta", "adam_beta2", "weight_decay", "max_grad_norm"),
     *("block_length", "max_completion_length", "token_temperature", "num_expert_rollouts", "expert"),
+    *("scale_prices", "rollout_fallback"),
     *("warm_start_prompts", "warm_start_experts", "warm_start_epochs", "warm_start_learning_rate"),
 )
 _OBSERVATION = {"canvas": "all positions to fill, opened ones too", "block": "the positions of the active block"}
