@@ -49,7 +49,7 @@ def test_recipes_of_the_shipped_policies_are_understood(name: str) -> None:
     assert args.block_length == {"semi-ar": 10, "block": 10}.get(name)
     assert args.seed == 0 and args.load_best_model_at_end
     assert (args.alpha_range is None) == (name in ("full", "price"))
-    assert bool(args.warm_start_prompts) == (script.policy is None) == (name != "semi-ar")
+    assert args.warm_start_prompts and (script.policy is None) == (name != "semi-ar")
     assert script.read_hidden == (name in ("full", "speed", "price"))
     assert script.observation == ("block" if name == "block" else None)
     experts = parse_experts(args.warm_start_experts if args.warm_start_prompts else [], args.block_length)

@@ -33,7 +33,7 @@ def distribution(
     hidden: Tensor | None = None,
 ) -> UnmaskDistribution:
     """The policy's distribution over actions; arguments as in ``decide``. Keeps the gradient; training draws from it
-    without the fallback, because a forced action has no likelihood."""
+    and records what was drawn, because a forced action has no likelihood."""
     if speed is None and policy.config.speed_conditioned:
         speed = DEFAULT_SPEED
     if isinstance(speed, float | int):
