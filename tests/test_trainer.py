@@ -279,6 +279,14 @@ def test_masks_may_survive_and_are_counted(tmp_path):
     assert logged(run, "tokens_per_forward")[0] == pytest.approx((opened / steps).mean().item())
 
 
+def test_no_masks_are_left_with_the_fallback_of_use(tmp_path):
+    """A setting that never reaches the rollouts."""
+    config = UnmaskingPolicyConfig(**SMALL, initial_bias=-3.0)
+    run = make_trainer(tmp_path, config, train_dataset=rows(max_new_tokens=RAGGED), rollout_fallback=True)
+    run.train()
+    assert not any(logged(run, "unresolved_masks"))
+
+
 def test_completions_are_logged(tmp_path):
     """Tables of what was written that miss a reward, or hold another batch's."""
     run = make_trainer(tmp_path, log_completions=True, learning_rate=0.0)
