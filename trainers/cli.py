@@ -81,6 +81,8 @@ def train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
     trainer.save_model()
     if first:
         _report(trainer, script, args)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process that exits while its threads serve the group may be aborted
 
 
 def build(script: ScriptArguments, args: UnmaskingGRPOConfig) -> UnmaskingGRPOTrainer:
