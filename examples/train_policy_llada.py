@@ -185,6 +185,8 @@ def main() -> None:
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=newest)
     trainer.save_model()  # the best checkpoint: LearnedUnmaskingSampler.from_pretrained(output)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -76,13 +76,15 @@ def train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
             trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
         _stop(trainer, args)
-    if any(one.asked for one in trainer.callback_handler.callbacks if isinstance(one, StopAtRolloutBoundary)):
-        _stop(trainer, args)
-    trainer.save_model()
-    if first:
-        _report(trainer, script, args)
+    stopped = any(one.asked for one in trainer.callback_handler.callbacks if isinstance(one, StopAtRolloutBoundary))
+    if not stopped:
+        trainer.save_model()
+        if first:
+            _report(trainer, script, args)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process that exits while its threads serve the group may be aborted
+    if stopped:
+        _stop(trainer, args)
 
 
 def build(script: ScriptArguments, args: UnmaskingGRPOConfig) -> UnmaskingGRPOTrainer:
