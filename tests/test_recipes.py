@@ -52,7 +52,7 @@ def test_recipes_of_the_shipped_policies_are_understood(name: str) -> None:
     assert args.warm_start_prompts and (script.policy is None) == (name != "semi-ar")
     assert script.read_hidden == (name in ("full", "speed", "price"))
     assert script.observation == ("block" if name == "block" else None)
-    experts = parse_experts(args.warm_start_experts if args.warm_start_prompts else [], args.block_length)
+    experts = parse_experts(args.warm_start_experts, args.block_length)
     assert {expert.block_length for expert in experts} <= ({10} if args.block_length else {10, None})
 
 
