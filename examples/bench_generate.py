@@ -31,7 +31,8 @@ from torch import Tensor
 from transformers import EuroBertConfig, EuroBertForMaskedLM
 
 import hf_unmask
-from hf_unmask import Denoiser, UnmaskingPolicy, UnmaskingPolicyConfig, advancing, generate, generate_stream
+from hf_unmask import Denoiser, UnmaskingPolicy, UnmaskingPolicyConfig, generate, generate_stream
+from hf_unmask.generation import advancing
 from hf_unmask.samplers import ConfidenceSampler, EntropySampler, LearnedUnmaskingSampler, ThresholdSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
 from hf_unmask.trainers.rollouts import RecordingSampler, roll_out

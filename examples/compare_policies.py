@@ -38,7 +38,14 @@ import torch
 from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
 from train_policy_tiny import COMMON, RECIPES
 
-from hf_unmask.evaluation.contest import (
+from hf_unmask.evaluation.environment import environment
+from hf_unmask.evaluation.processes import Processes
+from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy
+from hf_unmask.policy.card.rendering import render_card
+from hf_unmask.policy.hub.folders import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
+from hf_unmask.results.frontier import hypervolume_of, method_of
+from hf_unmask.results.markdown import table
+from hf_unmask.results.policy_against_heuristics import (
     HEURISTIC,
     Round,
     budgets_of,
@@ -47,16 +54,9 @@ from hf_unmask.evaluation.contest import (
     dials_within,
     lead_text,
 )
-from hf_unmask.evaluation.environment import environment
-from hf_unmask.evaluation.frontier import hypervolume_of, method_of
-from hf_unmask.evaluation.markdown import table
-from hf_unmask.evaluation.processes import Processes
-from hf_unmask.evaluation.records import OperatingPoint, Setting, iter_samples
-from hf_unmask.evaluation.statistics import paired_comparison, scores_by_prompt
-from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy
-from hf_unmask.policy.card import render_card
-from hf_unmask.policy.loading import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
-from hf_unmask.specs import parse_sampler
+from hf_unmask.results.records import OperatingPoint, Setting, iter_samples
+from hf_unmask.results.statistics import paired_comparison, scores_by_prompt
+from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
 
 #: Further dials of the quickest rule, which the small budgets ask for.

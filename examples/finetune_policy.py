@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hf_unmask.trainers.cli import run_command
+from hf_unmask.cli.train import run_command
 
 SETTINGS: dict[str, Any] = {
     "policy": "builtin:tiny-speed",

@@ -21,7 +21,7 @@ import torch
 import transformers
 
 import hf_unmask
-from hf_unmask.specs import parse_samplers
+from hf_unmask.samplers.specs import parse_samplers
 from hf_unmask.tiny import answer_length, held_out
 
 SAMPLERS = ("left_to_right", "random", "confidence", "margin", "threshold:threshold=0.9", "entropy_bound", "klass")

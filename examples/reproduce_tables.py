@@ -31,17 +31,17 @@ from pathlib import Path
 from typing import Any
 
 from hf_unmask import evaluate_samplers
-from hf_unmask.demo import Setting, measure
-from hf_unmask.evaluation.contents import Contents, read_contents
+from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.evaluation.environment import weights_fingerprint
-from hf_unmask.evaluation.frontier import pareto_front
 from hf_unmask.evaluation.processes import Processes
-from hf_unmask.evaluation.records import OperatingPoint, read_results, read_timings, write_results
-from hf_unmask.evaluation.report import write_report
 from hf_unmask.evaluation.scoring import TINY_METRICS
-from hf_unmask.evaluation.tables import overview
+from hf_unmask.report.writing import write_report
+from hf_unmask.results.folder import Contents, read_contents
+from hf_unmask.results.frontier import pareto_front
+from hf_unmask.results.records import OperatingPoint, read_results, read_timings, write_results
+from hf_unmask.results.summary_tables import overview
 from hf_unmask.samplers import ConfidenceSampler
-from hf_unmask.specs import parse_sampler
+from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
 
 COUNTED = ("confidence", "margin", "entropy", "pc", "random", "left_to_right")

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 
 import hf_unmask
-from hf_unmask.demo import DemoRow, measure, settings
-from hf_unmask.specs import parse_samplers
+from hf_unmask.cli.demo_measuring import DemoRow, measure, settings
+from hf_unmask.samplers.specs import parse_samplers
 from hf_unmask.tiny import TASKS, held_out, load_tiny
 
 FIXED = ("left_to_right", "left_to_right:k=4", "random", "random:k=4")

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_unmask.trainers.cli import run_command
+from hf_unmask.cli.train import run_command
 
 #: What all recipes share. A batch mixes both tasks; sums have 40 positions, sudokus 24, and their rows say so.
 COMMON: dict[str, Any] = {

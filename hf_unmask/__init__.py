@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "AttachedGenerate": "attaching",
-    "Denoiser": "denoisers",
+    "AttachedGenerate": "doors.attaching",
+    "Denoiser": "denoisers.adapter",
     "LearnedUnmaskingSampler": "samplers.learned",
-    "Needs": "step",
-    "Noise": "step",
+    "Needs": "generation.step",
+    "Noise": "generation.step",
     "PolicyLoadError": "policy.config",
     "Sampler": "samplers.base",
-    "Selection": "step",
-    "Step": "step",
-    "StepEvent": "output",
-    "RowStream": "generation",
-    "StreamedRow": "output",
-    "Trajectory": "output",
-    "UnmaskOutput": "output",
-    "UnmaskingGenerationConfig": "configuration",
+    "Selection": "generation.step",
+    "Step": "generation.step",
+    "StepEvent": "generation.output",
+    "RowStream": "generation.loop",
+    "StreamedRow": "generation.output",
+    "Trajectory": "generation.output",
+    "UnmaskOutput": "generation.output",
+    "UnmaskingGenerationConfig": "generation.configuration",
     "UnmaskingPolicy": "policy",
     "UnmaskingPolicyConfig": "policy",
-    "attach": "attaching",
-    "detach": "attaching",
-    "encode_prompts": "prompting",
+    "attach": "doors.attaching",
+    "detach": "doors.attaching",
+    "encode_prompts": "denoisers.texts",
     "evaluate_samplers": "evaluation.running",
-    "generate": "generation",
-    "generate_stream": "generation",
-    "load_denoiser": "loading",
+    "generate": "generation.loop",
+    "generate_stream": "generation.loop",
+    "load_denoiser": "doors.loading",
     "load_tiny": "tiny",
-    "parse_sampler": "specs",
+    "parse_sampler": "samplers.specs",
     "samplers": "samplers",
 }
 __all__ = [
@@ -72,20 +72,20 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hf_unmask import samplers
-    from hf_unmask.attaching import AttachedGenerate, attach, detach
-    from hf_unmask.configuration import UnmaskingGenerationConfig
-    from hf_unmask.denoisers import Denoiser
+    from hf_unmask.denoisers.adapter import Denoiser
+    from hf_unmask.denoisers.texts import encode_prompts
+    from hf_unmask.doors.attaching import AttachedGenerate, attach, detach
+    from hf_unmask.doors.loading import load_denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
-    from hf_unmask.generation import RowStream, generate, generate_stream
-    from hf_unmask.loading import load_denoiser
-    from hf_unmask.output import StepEvent, StreamedRow, Trajectory, UnmaskOutput
+    from hf_unmask.generation.configuration import UnmaskingGenerationConfig
+    from hf_unmask.generation.loop import RowStream, generate, generate_stream
+    from hf_unmask.generation.output import StepEvent, StreamedRow, Trajectory, UnmaskOutput
+    from hf_unmask.generation.step import Needs, Noise, Selection, Step
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.policy.config import PolicyLoadError
-    from hf_unmask.prompting import encode_prompts
     from hf_unmask.samplers.base import Sampler
     from hf_unmask.samplers.learned import LearnedUnmaskingSampler
-    from hf_unmask.specs import parse_sampler
-    from hf_unmask.step import Needs, Noise, Selection, Step
+    from hf_unmask.samplers.specs import parse_sampler
     from hf_unmask.tiny import load_tiny
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_unmask.denoisers import Denoiser
-from hf_unmask.generation import generate
-from hf_unmask.output import UnmaskOutput
-from hf_unmask.policy.pretrained import DIALS
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.generation.loop import generate
+from hf_unmask.generation.output import UnmaskOutput
+from hf_unmask.policy.hub.pretrained import DIALS
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
 _LOADING = {"revision", "token", "cache_dir", "local_files_only", "max_bytes"}

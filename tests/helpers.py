@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hf_unmask.generation.step import Needs, Noise, Quantity, State, Step
 from hf_unmask.samplers import (
     ConfidenceSampler,
     CreditSampler,
@@ -23,7 +24,6 @@ from hf_unmask.samplers import (
     Sampler,
     ThresholdSampler,
 )
-from hf_unmask.step import Needs, Noise, Quantity, State, Step
 
 #: One sampler per class, with settings at which random distributions open sometimes one and sometimes more positions.
 ALL_SAMPLERS: dict[str, Sampler] = {

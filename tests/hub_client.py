@@ -170,7 +170,7 @@ def command(arguments: list[str]) -> dict[str, Any]:
     """A call of ``hf-unmask``."""
     from typer.testing import CliRunner
 
-    from hf_unmask.cli import app
+    from hf_unmask.cli.main import app
 
     done = CliRunner().invoke(app, arguments)
     return {"code": done.exit_code, "out": done.stdout, "err": done.stderr}

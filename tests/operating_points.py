@@ -1,6 +1,6 @@
 """Evaluation records for tests: a plain one, with what a test cares about changed."""
 
-from hf_unmask.evaluation.records import OperatingPoint, Sample, Setting
+from hf_unmask.results.records import OperatingPoint, Sample, Setting
 
 SETTING = {
     "sampler": "threshold:threshold=0.9",

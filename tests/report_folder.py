@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_unmask.evaluation.records import OperatingPoint, Sample, Setting, sample_line, write_results
+from hf_unmask.results.records import OperatingPoint, Sample, Setting, sample_line, write_results
 
 LENGTH = 16
 EOS, HOSTILE, NEWLINE = 0, 1, 2

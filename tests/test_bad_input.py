@@ -19,8 +19,9 @@ from tokenizers.models import WordLevel
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
-from hf_unmask import Denoiser, Needs, Sampler, Selection, UnmaskingGenerationConfig, generate, head
-from hf_unmask.configuration import DEFAULTS
+from hf_unmask import Denoiser, Needs, Sampler, Selection, UnmaskingGenerationConfig, generate
+from hf_unmask.denoisers import head
+from hf_unmask.generation.configuration import DEFAULTS
 from hf_unmask.samplers import ConfidenceSampler, RandomSampler, ThresholdSampler
 
 PROMPT = torch.tensor([[5, 17, 31], [8, 9, 10]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from evaluation_run import ROWS, tiny_tokenizer
 
-from hf_unmask.generation import generate
+from hf_unmask.generation.loop import generate
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 

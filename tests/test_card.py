@@ -13,14 +13,14 @@ from loopback_hub import front_matter
 from report_folder import point, setting, shares, write
 from typer.testing import CliRunner
 
-from hf_unmask.cli import app
-from hf_unmask.evaluation.records import read_results, write_results
+from hf_unmask.cli.main import app
 from hf_unmask.policy import save_policy
-from hf_unmask.policy.card import folder_card, render_card, retagged
-from hf_unmask.policy.drop_in import DROP_IN_TAG
-from hf_unmask.policy.hub import is_rendered, seal
-from hf_unmask.policy.measured import read_measured
-from hf_unmask.policy.published import PublishedResult, published_results
+from hf_unmask.policy.card.measured import read_measured
+from hf_unmask.policy.card.published_results import PublishedResult, published_results
+from hf_unmask.policy.card.rendering import folder_card, render_card, retagged
+from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
+from hf_unmask.policy.hub.repository import is_rendered, seal
+from hf_unmask.results.records import read_results, write_results
 
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": None, "max_new_tokens": 16}
 

@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from typer.testing import CliRunner
 
 from hf_unmask import __version__
-from hf_unmask.cli import app
+from hf_unmask.cli.main import app
 from hf_unmask.tiny import answer_length
 
 GENERATE = ["generate", "--model", "tiny", "--max-new-tokens", "12", "--sampler", "left_to_right:k=4"]
@@ -37,7 +37,7 @@ def test_version() -> None:
 def test_help_is_quick() -> None:
     """Help, version and usage errors must not wait seconds for torch."""
     code = (
-        "import sys\nfrom hf_unmask.cli import main\nsys.argv = ['hf-unmask', '--help']\n"
+        "import sys\nfrom hf_unmask.cli.main import main\nsys.argv = ['hf-unmask', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('heavy:', {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules))"
     )
@@ -87,7 +87,7 @@ def test_generate_dtype_and_device() -> None:
 def test_watch_in_a_pipe_is_plain() -> None:
     """A real pipe: no escape codes, one line per step."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "hf_unmask.cli", *GENERATE, "--prompt", "3+4-2=", "--watch"]
+    command = [sys.executable, "-m", "hf_unmask.cli.main", *GENERATE, "--prompt", "3+4-2=", "--watch"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "\x1b" not in result.stdout
     assert [line[:8] for line in result.stdout.splitlines()[:3]] == ["step   1", "step   2", "step   3"]
@@ -159,7 +159,7 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_policy_is_shown_in_the_regime_it_was_trained_for() -> None:
     """A demo in which a policy for blocks of 8 runs in full diffusion, with a warning instead of what it can do."""
-    from hf_unmask.demo import settings
+    from hf_unmask.cli.demo_measuring import settings
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
     from hf_unmask.samplers import LearnedUnmaskingSampler, LeftToRightSampler
 
@@ -173,7 +173,7 @@ def test_a_policy_is_shown_in_the_regime_it_was_trained_for() -> None:
 
 @pytest.mark.slow
 def test_a_reader_who_has_enough_is_no_error() -> None:
-    program = [sys.executable, "-m", "hf_unmask.cli", "models"]
+    program = [sys.executable, "-m", "hf_unmask.cli.main", "models"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()

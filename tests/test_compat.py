@@ -13,8 +13,8 @@ from transformers import AutoModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import hf_unmask
-from hf_unmask import compat
-from hf_unmask.loading import auto_class
+from hf_unmask.denoisers import compat
+from hf_unmask.doors.loading import auto_class
 from hf_unmask.samplers import ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7]])
@@ -85,7 +85,7 @@ def test_importing_patches_nothing():
     code = (
         "import transformers.modeling_rope_utils as r, transformers.utils.import_utils as u\n"
         "before = set(r.ROPE_INIT_FUNCTIONS), hasattr(u, 'is_torch_fx_available')\n"
-        "import hf_unmask.compat, hf_unmask.loading\n"
+        "import hf_unmask.denoisers.compat, hf_unmask.doors.loading\n"
         "assert before == (set(r.ROPE_INIT_FUNCTIONS), hasattr(u, 'is_torch_fx_available'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import torch
 from models import MASK, tiny_eurobert
 
 import hf_unmask
-from hf_unmask.denoisers import Denoiser
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy, UnmaskingPolicyConfig, compatibility
 from hf_unmask.policy.compatibility import block_differences, model_differences, model_name
 from hf_unmask.samplers import EosSuppressSampler, LearnedUnmaskingSampler, ThresholdSampler

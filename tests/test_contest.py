@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from operating_points import operating_point
 
-from hf_unmask.evaluation.contest import ANYWHERE, HEURISTIC, budgets_of, contest, contest_table, dials_within
+from hf_unmask.results.policy_against_heuristics import (
+    ANYWHERE,
+    HEURISTIC,
+    budgets_of,
+    contest,
+    contest_table,
+    dials_within,
+)
 
 POLICY = "learned:here"
 

@@ -22,9 +22,9 @@ from transformers import (
 
 import hf_unmask
 from hf_unmask import Denoiser
-from hf_unmask.families import FAMILIES
+from hf_unmask.denoisers.families import FAMILIES
+from hf_unmask.generation.step import Needs, Selection
 from hf_unmask.samplers import EntropySampler, ThresholdSampler
-from hf_unmask.step import Needs, Selection
 
 IDS = torch.tensor([[5, 6, 7, 8], [PAD, PAD, 9, 10], [PAD, 11, 12, 13]])
 REAL = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]])

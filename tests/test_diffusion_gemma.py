@@ -13,7 +13,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import Entro
 
 import hf_unmask
 from hf_unmask import LearnedUnmaskingSampler, UnmaskingPolicy, UnmaskingPolicyConfig, attach, detach
-from hf_unmask.integrations.random_canvas import AcceptingSampler, ExperimentalWarning
+from hf_unmask.doors.random_canvas import AcceptingSampler, ExperimentalWarning
 from hf_unmask.samplers import ConfidenceSampler, EntropyBoundSampler, RandomSampler, ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7], [0, 8, 9]])

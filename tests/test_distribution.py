@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_unmask.generation.step import Noise
 from hf_unmask.policy import BernoulliUnmask, PlackettLuceUnmask
-from hf_unmask.step import Noise
 
 LOGITS = st.lists(st.floats(-6, 6), min_size=1, max_size=4)
 EPS = torch.finfo(torch.float32).eps

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, Te
 
 import hf_unmask
 from hf_unmask import AttachedGenerate, UnmaskingGenerationConfig, attach, detach
-from hf_unmask.custom_generate import _FILLED_IN
+from hf_unmask.generation.custom_generate import _FILLED_IN
 from hf_unmask.samplers import ConfidenceSampler, ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [PAD, PAD, 9, 10]])

@@ -28,7 +28,7 @@ from transformers.dynamic_module_utils import check_python_requirements
 import hf_unmask
 from hf_unmask import LearnedUnmaskingSampler, attach, hub_generate, load_tiny
 from hf_unmask.policy import save_policy
-from hf_unmask.policy.drop_in import GENERATE, REQUIREMENTS, drop_in_files
+from hf_unmask.policy.hub.drop_in import GENERATE, REQUIREMENTS, drop_in_files
 
 TINY = str(Path(hf_unmask.__file__).parent / "tiny" / "model")
 FIRST: dict[str, Any] = {"seed": 0}

@@ -26,9 +26,9 @@ from test_learned_sampler import make_policy
 
 import hf_unmask
 from hf_unmask import Denoiser, LearnedUnmaskingSampler, parse_sampler
-from hf_unmask.integrations.block import counted_noise, decide_block, drawn_noise, require_usable
+from hf_unmask.doors.block import counted_noise, decide_block, drawn_noise, require_usable
+from hf_unmask.generation.randomness import row_keys
 from hf_unmask.policy.compatibility import PolicyMismatchWarning
-from hf_unmask.randomness import row_keys
 from hf_unmask.samplers import CreditSampler, EosSuppressSampler, ThresholdSampler
 
 BLOCK = 4

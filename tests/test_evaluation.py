@@ -23,16 +23,16 @@ from models import tiny_eurobert
 from operating_points import SETTING
 from typer.testing import CliRunner
 
-from hf_unmask.cli import app
-from hf_unmask.denoisers import Denoiser
-from hf_unmask.evaluation.aggregation import aggregate
+from hf_unmask.cli.main import app
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.evaluation.planning import is_stochastic, row_seed
 from hf_unmask.evaluation.problems import load_problems, name_of
-from hf_unmask.evaluation.prompts import load_template, template_names
-from hf_unmask.evaluation.records import Sample, Setting, Timing, comparable, read_results, read_samples, read_timings
+from hf_unmask.evaluation.prompt_templates import load_template, template_names
 from hf_unmask.evaluation.storage import check_manifest
 from hf_unmask.evaluation.timing import Clock, TimedDenoiser, TimedSampler
-from hf_unmask.generation import generate
+from hf_unmask.generation.loop import generate
+from hf_unmask.results.aggregation import aggregate
+from hf_unmask.results.records import Sample, Setting, Timing, comparable, read_results, read_samples, read_timings
 from hf_unmask.samplers import EosSuppressSampler, RandomSampler, ThresholdSampler
 
 SCRIPT = Path(__file__).parent / "evaluation_run.py"

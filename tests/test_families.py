@@ -12,7 +12,7 @@ from test_parity import llada, ours, random_prompts
 
 import hf_unmask
 from hf_unmask import Denoiser
-from hf_unmask.families import FAMILIES, NATIVE, known_family, rows
+from hf_unmask.denoisers.families import FAMILIES, NATIVE, known_family, rows
 from hf_unmask.samplers import ConfidenceSampler, EntropySampler, MarginSampler, ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])

@@ -17,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_outputs import MaskedLMOutput
 
 import hf_unmask
-from hf_unmask import Denoiser, generate, generate_stream, head, reading
-from hf_unmask.canvas import join_states
+from hf_unmask import Denoiser, generate, generate_stream
+from hf_unmask.denoisers import head
+from hf_unmask.generation import reading
+from hf_unmask.generation.canvas import join_states
 from hf_unmask.samplers import CreditSampler, KLASSSampler, LeftToRightSampler, RandomSampler, ThresholdSampler
 
 OPTIONS = {"max_new_tokens": 12, "block_length": 5, "temperature": 0.8, "pad_token_id": PAD}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operating_points import operating_point
 
-from hf_unmask.evaluation.frontier import (
+from hf_unmask.results.frontier import (
     Hypervolume,
     aup,
     aup_of,
@@ -19,7 +19,7 @@ from hf_unmask.evaluation.frontier import (
     pareto_front,
     plane,
 )
-from hf_unmask.evaluation.transfer import transfer_matrix
+from hf_unmask.results.transfer_matrix import transfer_matrix
 
 POINTS = [(8, 0.5), (4, 0.3), (16, 0.8), (10, 0.4), (4, 0.2), (32, 0.8)]
 

@@ -16,7 +16,7 @@ from hostile_repos import CANARY, CASES, CONFIG, EVIL_MAP, HARMLESS, WEIGHTS, ad
 from transformers import AutoConfig, AutoModel
 
 from hf_unmask.policy import PolicyLoadError, UnmaskingPolicyConfig, load_policy
-from hf_unmask.policy.files import unfinished_config
+from hf_unmask.policy.hub.files import unfinished_config
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
 

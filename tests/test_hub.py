@@ -27,12 +27,12 @@ from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_
 from report_folder import PLAN, point, sample_line, samples, setting, shares
 
 import hf_unmask
-from hf_unmask.evaluation.records import write_results
 from hf_unmask.policy import save_policy
-from hf_unmask.policy.card import render_card
-from hf_unmask.policy.drop_in import drop_in_files
-from hf_unmask.policy.files import MAX_BYTES
-from hf_unmask.policy.hub import is_rendered, seal
+from hf_unmask.policy.card.rendering import render_card
+from hf_unmask.policy.hub.drop_in import drop_in_files
+from hf_unmask.policy.hub.files import MAX_BYTES
+from hf_unmask.policy.hub.repository import is_rendered, seal
+from hf_unmask.results.records import write_results
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": 32, "lineage": ["org/first"]}

@@ -15,7 +15,7 @@ import torch
 from hostile_repos import CONFIG, WEIGHTS, write_policy
 
 from hf_unmask.policy import load_policy, save_policy
-from hf_unmask.policy.workspace import workspace
+from hf_unmask.policy.hub.workspace import workspace
 
 OLD, NEW = {"rope_theta": 100.0}, {"rope_theta": 10.0, "action": "plackett_luce"}  # of one shape: a mixture would load
 

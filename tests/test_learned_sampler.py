@@ -9,11 +9,12 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from hf_unmask.policy import PolicyLoadError, UnmaskingPolicy, UnmaskingPolicyConfig, decide, load_policy, loading
+from hf_unmask.generation.step import Needs, Noise, Step
+from hf_unmask.policy import PolicyLoadError, UnmaskingPolicy, UnmaskingPolicyConfig, decide, load_policy
+from hf_unmask.policy.hub import folders
 from hf_unmask.samplers.base import at_least_one
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
-from hf_unmask.specs import parse_sampler
-from hf_unmask.step import Needs, Noise, Step
+from hf_unmask.samplers.specs import parse_sampler
 
 SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "time_size": 4}
 CONDITIONED = {"speed_conditioned": True, "log_alpha_range": [-2.0, 1.0]}
@@ -261,7 +262,7 @@ def test_a_file_is_not_a_policy_folder(saved):
 
 
 def test_packaged_policies_are_listed(saved, monkeypatch):
-    monkeypatch.setattr(loading, "PACKAGED", saved.parent)
+    monkeypatch.setattr(folders, "PACKAGED", saved.parent)
     loaded = LearnedUnmaskingSampler.from_pretrained("builtin:policy")
     assert str(loaded) == "learned:builtin:policy"
     for name in ("other", "../policy", ""):
@@ -384,11 +385,11 @@ def test_a_failed_save_leaves_the_old_policy(saved, monkeypatch, failing, error)
         replace(source, target)
 
     if failing == "save":
-        monkeypatch.setattr(loading, "save", fail)
+        monkeypatch.setattr(folders, "save", fail)
     elif failing == "config":
         monkeypatch.setattr(UnmaskingPolicyConfig, "to_json_file", fail)
     else:
-        monkeypatch.setattr(loading.os, "replace", fail_at)
+        monkeypatch.setattr(folders.os, "replace", fail_at)
     with pytest.raises(error):
         LearnedUnmaskingSampler(make_policy(1, top_k=2)).save_pretrained(saved)
     assert {name: (saved / name).read_bytes() for name in os.listdir(saved)} == before

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from operating_points import sample
 from scipy import stats
 
-from hf_unmask.evaluation.order import (
+from hf_unmask.results.opening_order import (
     nfe_per_block,
     opened_with_right_neighbour,
     rank_correlation,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_unmask.demo import Setting, measure
-from hf_unmask.policy.loading import PACKAGED
-from hf_unmask.specs import parse_sampler
+from hf_unmask.cli.demo_measuring import Setting, measure
+from hf_unmask.policy.hub.folders import PACKAGED
+from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import held_out, load_tiny
 
 NAMES = ["tiny-block", "tiny-full", "tiny-semi-ar", "tiny-speed"]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
+from hf_unmask.generation.step import Noise
 from hf_unmask.policy import (
     BernoulliUnmask,
     PlackettLuceUnmask,
@@ -21,7 +22,6 @@ from hf_unmask.policy import (
 )
 from hf_unmask.policy.decision import open_one_if_none
 from hf_unmask.policy.model import time_features
-from hf_unmask.step import Noise
 
 SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "time_size": 4}
 CONDITIONED = {"speed_conditioned": True, "log_alpha_range": [-2.0, 1.0]}

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hf_unmask.randomness import ACTION, ROW, TOKEN, row_keys, uniform
+from hf_unmask.generation.randomness import ACTION, ROW, TOKEN, row_keys, uniform
 
 KEYS = torch.arange(400) * 7919
 INDEX = torch.arange(256).expand(400, -1)

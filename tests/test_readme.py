@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from hf_unmask.families import table
-from hf_unmask.specs import sampler_table
+from hf_unmask.denoisers.families import table
+from hf_unmask.samplers.specs import sampler_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,22 +66,19 @@ def test_model_table_is_current() -> None:
     assert between("models") == models_markdown()
 
 
-@pytest.mark.parametrize("folder", ["hf_unmask", "trainers"])
-def test_layout_names_every_file(folder: str) -> None:
+def test_layout_names_every_room() -> None:
     layout = README.split("## Layout")[1]
-    files = [path for path in sorted((ROOT / folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
-    weights = {ROOT / "hf_unmask" / "tiny" / "model", ROOT / "hf_unmask" / "policies"}
-    names = {path.relative_to(ROOT).as_posix() for path in files if not weights & set(path.parents)}
-    named = set(re.findall(r"^(\S+?) {2,}", layout, flags=re.M))
-    assert names - named == set()
-    assert {name for name in named if name.startswith(f"{folder}/") and not (ROOT / name).exists()} == set()
+    rooms = {f"{path.parent.relative_to(ROOT).as_posix()}/" for path in (ROOT / "hf_unmask").glob("*/__init__.py")}
+    named = set(re.findall(r"^ +(?:\d+ +)?([a-z_]+/\S*) ", layout, flags=re.M))
+    assert rooms | {"trainers/"} <= named
+    assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
 def test_commands_exist() -> None:
     """No promised command that is not there."""
     from typer.main import get_command
 
-    from hf_unmask.cli import app
+    from hf_unmask.cli.main import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(re.findall(r"^hf-unmask (\w+)", README, flags=re.M)) <= known

@@ -14,16 +14,17 @@ import pytest
 from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, setting, shares, write
 from typer.testing import CliRunner
 
-from hf_unmask.cli import app
-from hf_unmask.evaluation import report, sections
-from hf_unmask.evaluation.budgets import budget_rows
-from hf_unmask.evaluation.contents import read_contents
-from hf_unmask.evaluation.groups import groups, is_learned, label, regime
-from hf_unmask.evaluation.page import inert_json
-from hf_unmask.evaluation.plots import styles, write_frontier
-from hf_unmask.evaluation.records import SCHEMA_VERSION, sample_line, write_results
-from hf_unmask.evaluation.report import write_csv, write_report
-from hf_unmask.evaluation.viewer import Answers, Reader, choose, payload
+from hf_unmask.cli.main import app
+from hf_unmask.report import sections
+from hf_unmask.report import writing as report
+from hf_unmask.report.frontier_plots import styles, write_frontier
+from hf_unmask.report.html import inert_json
+from hf_unmask.report.writing import write_csv, write_report
+from hf_unmask.results.best_per_budget import budget_rows
+from hf_unmask.results.comparable import groups, is_learned, label, regime
+from hf_unmask.results.folder import read_contents
+from hf_unmask.results.records import SCHEMA_VERSION, sample_line, write_results
+from hf_unmask.results.trajectories import Answers, Reader, choose, payload
 
 
 @pytest.fixture(scope="module")

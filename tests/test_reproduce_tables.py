@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from operating_points import operating_point
 
-from hf_unmask.evaluation.records import read_results
+from hf_unmask.results.records import read_results
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "reproduce_tables.py"
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from training import CONDITIONED, SETTINGS, SMALL, random_policy
 
 import hf_unmask
-from hf_unmask.denoisers import Denoiser
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.generation.step import Needs, Selection
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
 from hf_unmask.samplers import ConfidenceSampler, LearnedUnmaskingSampler, Sampler
-from hf_unmask.step import Needs, Selection
 from hf_unmask.trainers import UnmaskingGRPOConfig
 from hf_unmask.trainers.environment import Environment, row_seeds
 from hf_unmask.trainers.experts import Expert, parse_experts

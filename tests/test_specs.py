@@ -27,7 +27,7 @@ from hf_unmask.samplers import (
     ThresholdSampler,
 )
 from hf_unmask.samplers.pc import frequency_table
-from hf_unmask.specs import parse_sampler, parse_samplers, sampler_table
+from hf_unmask.samplers.specs import parse_sampler, parse_samplers, sampler_table
 
 share = st.floats(0, 1)
 positive = st.floats(1e-300, 1e300)

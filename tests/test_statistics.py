@@ -14,7 +14,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from hf_unmask.evaluation.statistics import (
+from hf_unmask.results.statistics import (
     bootstrap_interval,
     compare_all,
     majority,
@@ -257,7 +257,7 @@ def test_seed_averages_of_the_same_sampler_are_not_called_different():
 def test_importing_the_statistics_is_light():
     code = (
         "import sys; import hf_unmask; before = set(sys.modules);"
-        "import hf_unmask.evaluation.statistics, hf_unmask.evaluation.frontier, hf_unmask.evaluation.order;"
+        "import hf_unmask.results.statistics, hf_unmask.results.frontier, hf_unmask.results.opening_order;"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
         "print(new & {'torch', 'scipy', 'statsmodels', 'moocore', 'pandas'})"
     )

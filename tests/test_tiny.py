@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import hf_unmask
-from hf_unmask.demo import Setting, measure
+from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.samplers import ConfidenceSampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, last_number, load_tiny
 from hf_unmask.trainers import problems

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 from typer.testing import CliRunner
 
-from hf_unmask.cli import app
+from hf_unmask.cli.main import app
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
 from hf_unmask.trainers.data import fresh_problems, metric_by_task
@@ -192,7 +192,7 @@ def test_two_processes_train_one_policy(tmp_path: Path) -> None:
     arguments = options(tmp_path / "run", per_device_train_batch_size=4)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "hf_unmask.cli", *arguments], capture_output=True, text=True, check=False, env=environment
+        [*command, "-m", "hf_unmask.cli.main", *arguments], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("saved the policy") == 1 and done.stderr.count("update 1/4") == 1

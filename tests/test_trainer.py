@@ -37,7 +37,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 import hf_unmask
-from hf_unmask.denoisers import Denoiser
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy import UnmaskingPolicyConfig, load_policy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.trainers import SpeedReward, UnmaskingGRPOTrainer, trainer

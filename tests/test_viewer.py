@@ -12,7 +12,7 @@ import matplotlib.image
 import pytest
 from report_folder import HOSTILE_TEXT, Letters, write
 
-from hf_unmask.evaluation.report import write_report
+from hf_unmask.report.writing import write_report
 
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

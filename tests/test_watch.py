@@ -9,7 +9,15 @@ import torch
 from rich.console import Console
 
 from hf_unmask import StepEvent, Trajectory
-from hf_unmask.watch import COLOURS, MASK, frames_of_events, frames_of_trajectory, render, render_plain, watching
+from hf_unmask.cli.terminal_canvas import (
+    COLOURS,
+    MASK,
+    frames_of_events,
+    frames_of_trajectory,
+    render,
+    render_plain,
+    watching,
+)
 
 EOS = 0
 

@@ -1,4 +1,8 @@
-"""Training of unmasking policies. Needs ``pip install hf_unmask[train]``."""
+"""Training of unmasking policies. Needs ``pip install hf_unmask[train]``.
+
+Floor 8: may import everything below, `evaluation` with its problems and metrics included. Start in `trainer` (GRPO on
+TRL's trainer), then `rollouts` (how its data is made) and `environment` (how the frozen denoiser answers).
+"""
 
 from __future__ import annotations
 

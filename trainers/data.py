@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset  # type: ignore[import-untyped]
 
 from hf_unmask.evaluation.problems import load_problems
-from hf_unmask.evaluation.prompts import Template, load_template
+from hf_unmask.evaluation.prompt_templates import Template, load_template
 from hf_unmask.tiny import answer_length
 
 from .problems import TASKS, distinct

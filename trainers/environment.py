@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unmask.denoisers import Denoiser
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.denoisers.texts import text_length
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
-from hf_unmask.stopping import text_length
 
 from .config import UnmaskingGRPOConfig
 from .experts import Expert

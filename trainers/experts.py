@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_unmask.samplers.base import Sampler
-from hf_unmask.specs import parse_samplers
+from hf_unmask.samplers.specs import parse_samplers
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo
 
-from hf_unmask.policy.card import SETTINGS, folder_card
-from hf_unmask.policy.drop_in import drop_in_tags
-from hf_unmask.policy.loading import save_policy
+from hf_unmask.policy.card.rendering import SETTINGS, folder_card
+from hf_unmask.policy.hub.drop_in import drop_in_tags
+from hf_unmask.policy.hub.folders import save_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
@@ -40,7 +40,7 @@ def push(  # noqa: PLR0913  (the usual options of the Hub)
     """Push a trained policy: README.md, config.json and model.safetensors, in one commit.
 
     Checkpoints, settings, optimizer, logs and tokens stay on this machine. The card is that of the output folder if it
-    has a README.md, else rendered; see `hf_unmask.policy.card.folder_card`.
+    has a README.md, else rendered; see `hf_unmask.policy.card.rendering.folder_card`.
 
     Args:
         policy: what was trained, as saved in ``args.output_dir``.
@@ -53,14 +53,14 @@ def push(  # noqa: PLR0913  (the usual options of the Hub)
         private: whether a new repository is private.
         revision: branch to push to.
         create_pr: open a pull request instead of changing the branch.
-        token: see `hf_unmask.policy.hub.hub_api`.
+        token: see `hf_unmask.policy.hub.repository.hub_api`.
         with_custom_generate: also push code for transformers; see `LearnedUnmaskingSampler.push_to_hub`.
 
     Returns:
         The commit.
 
     Raises:
-        ValueError, OSError: see `hf_unmask.policy.hub.upload_policy` and `hf_unmask.policy.card.render_card`.
+        ValueError, OSError: see `upload_policy` in `hf_unmask.policy.hub` and `render_card` in `hf_unmask.policy.card`.
     """
     folder = Path(args.output_dir)
     return LearnedUnmaskingSampler(policy, source=str(folder)).push_to_hub(

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from hf_unmask.denoisers import Denoiser
-from hf_unmask.generation import generate
-from hf_unmask.output import UnmaskOutput
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.generation.loop import generate
+from hf_unmask.generation.output import UnmaskOutput
+from hf_unmask.generation.step import Needs, Noise, Quantity, Selection, State, Step
 from hf_unmask.policy.decision import distribution, from_logits, open_one_if_none
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
-from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step
 
 #: What a policy read and did at one step. Shapes as rows of a step: [R, ...], as a trajectory: [B, T, ...].
 Trajectory = dict[str, Tensor]

@@ -11,8 +11,8 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unmask import __version__
-from hf_unmask.policy.card import SETTINGS
-from hf_unmask.policy.files import WEIGHTS
+from hf_unmask.policy.card.rendering import SETTINGS
+from hf_unmask.policy.hub.files import WEIGHTS
 
 from .config import UnmaskingGRPOConfig
 from .script import ScriptArguments

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 import yaml  # type: ignore[import-untyped]
 from trl import TrlParser
 
-from hf_unmask.policy.loading import find_policy, load_policy
+from hf_unmask.policy.hub.folders import find_policy, load_policy
 
 from .config import UnmaskingGRPOConfig
 

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 
+from hf_unmask.generation.randomness import ROW, uniform
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.randomness import ROW, uniform
 
 from .rollouts import Trajectory
 

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from transformers.trainer_callback import TrainerCallback, TrainerControl
 from trl import GRPOTrainer
 
-from hf_unmask.denoisers import Denoiser
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler

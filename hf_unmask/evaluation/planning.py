@@ -9,11 +9,11 @@ from itertools import product
 from typing import Any
 
 from hf_unmask.evaluation.problems import Problem
-from hf_unmask.evaluation.prompts import Template, load_template
-from hf_unmask.evaluation.records import Setting
+from hf_unmask.evaluation.prompt_templates import Template, load_template
 from hf_unmask.evaluation.scoring import Scorer
-from hf_unmask.specs import parse_samplers
-from hf_unmask.step import SamplerProtocol
+from hf_unmask.generation.step import SamplerProtocol
+from hf_unmask.results.records import Setting
+from hf_unmask.samplers.specs import parse_samplers
 
 
 @dataclass(frozen=True)

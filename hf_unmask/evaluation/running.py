@@ -13,8 +13,7 @@ from typing import Any
 from torch import nn
 
 from hf_unmask import __version__
-from hf_unmask.denoisers import Denoiser
-from hf_unmask.evaluation.aggregation import aggregate
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.evaluation.environment import environment, sampler_fingerprint, weights_fingerprint
 from hf_unmask.evaluation.planning import (
     Axes,
@@ -29,10 +28,11 @@ from hf_unmask.evaluation.planning import (
 )
 from hf_unmask.evaluation.problems import fingerprint, load_problems, name_of
 from hf_unmask.evaluation.processes import Processes
-from hf_unmask.evaluation.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 from hf_unmask.evaluation.scoring import scorers
 from hf_unmask.evaluation.storage import RESULTS, SAMPLES, TIMINGS, Store, check_manifest
-from hf_unmask.evaluation.working import Worker
+from hf_unmask.evaluation.worker import Worker
+from hf_unmask.results.aggregation import aggregate
+from hf_unmask.results.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 from hf_unmask.samplers.base import require_int
 
 _TINY = Path(__file__).parents[1] / "tiny" / "model"
@@ -177,23 +177,19 @@ def _carry_out(
 
 
 def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from tqdm import tqdm
 
     if not pending:
         return
     worker.warm_up(pending[0])
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
-        shown = bar.add_task("", total=len(pending))
+    # disable=None: only on a terminal
+    with tqdm(total=len(pending), unit="batch", leave=False, disable=None if progress else True) as bar:
         for unit in pending:
             setting = unit.task.setting
             regime = "full" if setting.block_length is None else f"blocks of {setting.block_length}"
-            what = f"{setting.task}, {regime}, {setting.sampler}".replace("[", r"\[")
-            bar.update(shown, description=what, refresh=True)
+            bar.set_description(f"{setting.task}, {regime}, {setting.sampler}")
             store.append(*worker(unit))
-            bar.advance(shown)
+            bar.update()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_unmask.evaluation.planning import Task, Unit
-from hf_unmask.evaluation.records import Sample, Timing, sample_line
+from hf_unmask.results.records import Sample, Timing, sample_line
 
 SAMPLES, TIMINGS, RESULTS, MANIFEST = "samples", "timings", "results.json", "manifest.json"
 Batch = tuple[int, int, int]  # number of the setting, seed, prompt id

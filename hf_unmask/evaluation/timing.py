@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unmask.denoisers import Denoiser
-from hf_unmask.head import Prediction
-from hf_unmask.step import Needs, Noise, SamplerProtocol, Selection, State, Step
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.denoisers.head import Prediction
+from hf_unmask.generation.step import Needs, Noise, SamplerProtocol, Selection, State, Step
 
 
 @dataclass

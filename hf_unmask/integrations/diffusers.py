@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unmask.integrations.block import Decision, decide_block, drawn_noise, require_usable
-from hf_unmask.specs import parse_sampler
-from hf_unmask.step import SamplerProtocol, State
+from hf_unmask.doors.block import Decision, decide_block, drawn_noise, require_usable
+from hf_unmask.generation.step import SamplerProtocol, State
+from hf_unmask.samplers.specs import parse_sampler
 
 try:
     import diffusers

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unmask.integrations.block import counted_noise, decide_block, require_usable
+from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.samplers.base import require_int
-from hf_unmask.specs import parse_sampler
+from hf_unmask.samplers.specs import parse_sampler
 
 try:
     from dinfer.decoding.parallel_strategy import ParallelDecoder

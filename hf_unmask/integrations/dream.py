@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unmask.integrations.block import counted_noise, decide_block, require_usable
-from hf_unmask.randomness import row_keys
+from hf_unmask.doors.block import counted_noise, decide_block, require_usable
+from hf_unmask.generation.randomness import row_keys
+from hf_unmask.generation.step import SamplerProtocol, State
 from hf_unmask.samplers.base import require_int
-from hf_unmask.step import SamplerProtocol, State
 
 
 def native_hooks(

@@ -27,16 +27,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from hf_unmask import __version__
-from hf_unmask.demo import texts_of
+from hf_unmask.cli.terminal import load_model
+from hf_unmask.denoisers.texts import text_length, texts_of
 from hf_unmask.evaluation.planning import as_block_lengths, row_seed
-from hf_unmask.generation import generate
-from hf_unmask.output import UnmaskOutput
-from hf_unmask.specs import parse_sampler
-from hf_unmask.stopping import text_length
-from hf_unmask.terminal import load_model
+from hf_unmask.generation.loop import generate
+from hf_unmask.generation.output import UnmaskOutput
+from hf_unmask.samplers.specs import parse_sampler
 
 try:
     from lm_eval.api.model import LM, TemplateLM  # type: ignore[import-untyped]

@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_unmask.integrations.block import counted_noise, decide_block, require_usable
+from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.policy.compatibility import warn_of_blocks
-from hf_unmask.policy.pretrained import DIALS
+from hf_unmask.policy.hub.pretrained import DIALS
 from hf_unmask.samplers.base import Sampler, require_int
-from hf_unmask.specs import parse_sampler
+from hf_unmask.samplers.specs import parse_sampler
 
 try:
     from sglang.srt.dllm.algorithm import algo_name_to_cls

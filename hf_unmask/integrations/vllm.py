@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from hf_unmask.integrations.block import counted_noise, decide_block, require_usable
+from hf_unmask.doors.block import counted_noise, decide_block, require_usable
+from hf_unmask.generation.randomness import row_keys
 from hf_unmask.policy.compatibility import warn_of_blocks
-from hf_unmask.randomness import row_keys
 from hf_unmask.samplers.base import require_int
-from hf_unmask.specs import parse_sampler
+from hf_unmask.samplers.specs import parse_sampler
 
 
 def _plugin(module: str) -> Any:

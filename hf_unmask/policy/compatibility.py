@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from hf_unmask.denoisers import Denoiser
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 
 _EMBEDDED = Path(__file__).resolve().parent.parent / "tiny" / "model"

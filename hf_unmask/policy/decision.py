@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from hf_unmask.generation.step import Noise
 from hf_unmask.policy.distribution import BernoulliUnmask, PlackettLuceUnmask, UnmaskDistribution
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.step import Noise
 
 #: What a speed-conditioned policy gets when no speed is asked for: the middle of the range it was trained on.
 DEFAULT_SPEED = 0.5

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hf_unmask.step import Noise
+from hf_unmask.generation.step import Noise
 
 EPS = torch.finfo(torch.float32).eps
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
-from hf_unmask.policy.files import MAX_BYTES, parse_weights, read_files, unfinished_config
+from hf_unmask.policy.hub.files import MAX_BYTES, parse_weights, read_files, unfinished_config
 
 
 def time_features(time: Tensor, size: int) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from hf_unmask.configuration import CacheMode, refuse_unsupported
-from hf_unmask.custom_generate import PREPARED, as_passed, refuse_foreign, repeated
-from hf_unmask.denoisers import Denoiser
-from hf_unmask.generation import generate
-from hf_unmask.output import StepEvent, UnmaskOutput
-from hf_unmask.step import Needs, Noise, Selection, State, Step
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.generation.configuration import CacheMode, refuse_unsupported
+from hf_unmask.generation.custom_generate import PREPARED, as_passed, refuse_foreign, repeated
+from hf_unmask.generation.loop import generate
+from hf_unmask.generation.output import StepEvent, UnmaskOutput
+from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hf_unmask.generation.step import Needs, Noise, Step
 from hf_unmask.samplers.ranked import RankedSampler
-from hf_unmask.step import Needs, Noise, Step
 
 
 @dataclass(frozen=True)

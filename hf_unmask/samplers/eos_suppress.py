@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 from hf_unmask.samplers.base import Sampler, at_least_one
 from hf_unmask.samplers.threshold import ThresholdSampler
-from hf_unmask.step import Needs, Noise, Selection, State, Step
 
 
 @dataclass(frozen=True)

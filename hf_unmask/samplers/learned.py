@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from hf_unmask.calibration import CalibrationMixin
+from hf_unmask.generation.step import Needs, Noise, Quantity, Selection, State, Step
+from hf_unmask.policy.calibration import CalibrationMixin
 from hf_unmask.policy.decision import decide
+from hf_unmask.policy.hub.pretrained import DIALS, PretrainedPolicyMixin
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.policy.pretrained import DIALS, PretrainedPolicyMixin
 from hf_unmask.samplers.base import Sampler, require
-from hf_unmask.step import Needs, Noise, Quantity, Selection, State, Step
 
 
 @dataclass(frozen=True)

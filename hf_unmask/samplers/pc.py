@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import torch
 
+from hf_unmask.generation.step import Needs, Noise, Step
 from hf_unmask.samplers.base import require
 from hf_unmask.samplers.ranked import RankedSampler
-from hf_unmask.step import Needs, Noise, Step
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hf_unmask.generation.step import Noise, Selection, State, Step
 from hf_unmask.samplers.base import Sampler, require_int, top
-from hf_unmask.step import Noise, Selection, State, Step
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The embedded denoiser and its held-out problems: a real masked diffusion language model that runs on a laptop."""
+"""The embedded denoiser and its held-out problems: a real masked diffusion language model that runs on a laptop.
+
+Floor 6: may import `doors` and what lies below. Start in `load_tiny`; the problems lie beside it as data.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def load_tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The embedded model, attached, float32 and in eval mode, and its tokenizer."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from hf_unmask.attaching import attach
+    from hf_unmask.doors.attaching import attach
 
     folder = _HERE / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,131 @@
+"""``hf-unmask demo``: samplers on held-out problems of the embedded model, and one answer being unmasked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from hf_unmask.cli.terminal import JsonFlag, SeedOption, make_console, plain_errors, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from hf_unmask.cli.demo_measuring import DemoRow, Setting
+    from hf_unmask.tiny import HeldOut
+
+_STEP_DELAY = 0.12
+
+
+def demo(
+    limit: Annotated[int, typer.Option(min=1, help="Problems per task.")] = 50,
+    split: Annotated[str, typer.Option(help="validation or test. The test problems are for final tables.")] = (
+        "validation"
+    ),
+    samplers: Annotated[
+        list[str] | None, typer.Option(help="Sampler spec; repeat it, or give several separated by spaces.")
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare samplers on held-out problems with the embedded model, then show one answer being unmasked."""
+    with plain_errors():
+        from hf_unmask.cli.demo_measuring import HEURISTICS, POLICIES, settings
+        from hf_unmask.samplers.specs import parse_samplers
+        from hf_unmask.tiny import TASKS, held_out, load_tiny
+
+        plan = settings(parse_samplers(samplers or [*HEURISTICS, *POLICIES]))
+        problems = {task: held_out(task, _split(split), limit) for task in TASKS}
+        quiet_libraries()
+        model, tokenizer = load_tiny()
+        rows, finished = _measure_all(model, tokenizer, plan, problems, seed)
+        if as_json:
+            print_json({"split": split, "seed": seed, "finished": finished, "rows": [asdict(row) for row in rows]})
+        else:
+            _print_rows(rows, split, limit)
+        if not finished:
+            raise KeyboardInterrupt
+        if not as_json:
+            _show_one(model, tokenizer, _shown(plan, chosen=samplers is not None), problems, seed)
+
+
+def _split(name: str) -> Literal["validation", "test"]:
+    if name == "validation":
+        return "validation"
+    if name == "test":
+        return "test"
+    raise ValueError(f"`--split` must be validation or test, got {name!r}")
+
+
+def _measure_all(
+    model: Any, tokenizer: Any, plan: list[Setting], problems: dict[str, list[HeldOut]], seed: int
+) -> tuple[list[DemoRow], bool]:
+    """Rows in order; False if Ctrl-C cut them short."""
+    from hf_unmask.cli.demo_measuring import measure
+
+    console = make_console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    rows: list[DemoRow] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=sum(len(problems[setting.task]) for setting in plan))
+        try:
+            for setting in plan:
+                progress.update(bar, description=escape(f"{setting.task}, {setting.regime}, {setting.label}"))
+                rows.append(
+                    measure(
+                        model,
+                        tokenizer,
+                        setting,
+                        problems[setting.task],
+                        seed=seed,
+                        on_batch=lambda count: progress.advance(bar, count),
+                    )
+                )
+        except KeyboardInterrupt:
+            return rows, False
+    return rows, True
+
+
+def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
+    table = Table(title=f"{limit} {split} problems per task, embedded model", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in ("accuracy", "mean NFE", "tokens/NFE", "seconds", "s/answer"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for (task, regime), group in itertools.groupby(rows, key=lambda row: (row.task, row.regime)):
+        table.add_section()
+        table.add_row(Text(f"{task}, {regime}", style="bold"))
+        for row in group:
+            table.add_row(
+                Text(f"  {row.label}"),
+                f"{row.accuracy:.1%}",
+                f"{row.nfe:.1f}",
+                f"{row.tokens_per_forward:.2f}",
+                f"{row.seconds:.1f}",
+                f"{row.seconds_per_sequence:.3f}",
+            )
+    console = make_console()
+    console.print(table)
+    console.print("NFE: forward passes of the model per answer. Blocks are filled left to right.")
+
+
+def _shown(plan: list[Setting], *, chosen: bool) -> Setting:
+    """The setting that is shown step by step: the first one chosen, or a learned policy."""
+    return plan[0] if chosen else next(setting for setting in plan if str(setting.sampler).startswith("learned"))
+
+
+def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, list[HeldOut]], seed: int) -> None:
+    from hf_unmask.cli.demo_measuring import answer
+    from hf_unmask.cli.terminal_canvas import watching
+
+    console, problem = make_console(), problems[setting.task][0]
+    console.print(f"\n{problem.prompt!r} with {setting.label}, {setting.regime}:", markup=False)
+    with watching(console, tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
+        texts, output = answer(model, tokenizer, setting, [problem.prompt], seed=seed, on_step=show)
+    verdict = "right" if problem.solved_by(texts[0]) else f"wrong, expected {problem.answer!r}"
+    console.print(f"{int(output.nfe[0])} forward passes; the answer is {verdict}.", markup=False)

@@ -1,0 +1,61 @@
+"""The command ``hf-unmask``: all commands under one name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hf_unmask import __version__
+from hf_unmask.cli import hub, tables
+from hf_unmask.cli.demo import demo
+from hf_unmask.cli.evaluate import evaluate
+from hf_unmask.cli.generate import generate
+from hf_unmask.cli.report import report, transfer
+from hf_unmask.cli.terminal import plain_errors
+from hf_unmask.cli.watch import watch
+
+app = typer.Typer(
+    name="hf-unmask",
+    help="Unmasking samplers for diffusion language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Console entry point."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    del version
+
+
+for command in (demo, generate, tables.samplers, tables.models, report, watch, transfer, evaluate, *hub.COMMANDS):
+    app.command()(command)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train an unmasking policy; --help lists the options."""
+    with plain_errors("train"):
+        from hf_unmask.cli.train import main as run  # with TRL, whose parser reads the options
+
+        run(context.args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""``hf-unmask samplers`` and ``hf-unmask models``: what there is, with sources."""
+
+from __future__ import annotations
+
+import typer
+
+from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json
+
+
+def samplers(as_json: JsonFlag = False) -> None:
+    """List the samplers with their parameters, defaults and sources."""
+    with plain_errors():
+        from hf_unmask.samplers.specs import sampler_table
+
+        rows = sampler_table()
+        if as_json:
+            print_json({"samplers": [row._asdict() for row in rows]})
+            return
+        for row in rows:
+            typer.echo(f"{row.name}  ({row.parameters})")
+            typer.echo(f"    {row.summary}")
+            typer.echo(f"    {row.source}")
+
+
+def models(as_json: JsonFlag = False) -> None:
+    """List the families of denoisers, what is known of each, and what its support was tested on."""
+    with plain_errors():
+        from hf_unmask.denoisers.families import table
+
+        rows = table()
+        if as_json:
+            print_json({"models": rows})
+            return
+        for row in rows:
+            facts = [f"{name} {row[name]}" for name in ("mask id", "stop ids", "shift", "attention", "block", "cache")]
+            typer.echo(f"{row['family']}  (tested on: {row['tested on']})")
+            typer.echo(f"    {', '.join(facts)}; {row['loaded by']}")
+            typer.echo(f"    {row['checkpoints']}" + (f" ({row['note']})" if row["note"] else ""))

@@ -1,0 +1,139 @@
+"""``model.generate(input_ids, sampler=...)``, literally, on one model instance."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any, Literal, NoReturn
+
+from torch import nn
+
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.denoisers.families import Attention
+from hf_unmask.doors.random_canvas import check_sampler, is_canvas_model, standing_in
+from hf_unmask.generation.loop import generate
+
+
+class AttachedGenerate:
+    """The ``generate`` of an attached model: ours with ``sampler=``, the model's own without."""
+
+    def __init__(self, denoiser: Denoiser, own: Any):
+        self.denoiser = denoiser
+        self.own = own  # a generate that sat on the instance before, None if there was none
+
+    def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
+        model = self.denoiser.model
+        if sampler is None:
+            own = self.own or getattr(type(model), "generate", None)
+            if own is None:
+                raise TypeError(f"{type(model).__name__} has no generate of its own: pass sampler=ThresholdSampler()")
+            return own(*args, **kwargs) if self.own else own(model, *args, **kwargs)
+        for name in ("input_ids", "inputs"):
+            if not args and name in kwargs:
+                args = (kwargs.pop(name),)
+        return generate(model, *args, sampler=sampler, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttachedGenerate:
+        return AttachedGenerate(copy.deepcopy(self.denoiser, memo), copy.deepcopy(self.own, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (LostGenerate, ())
+
+
+class AttachedCanvas(AttachedGenerate):
+    """The ``generate`` of a model whose own loop we ask to let a sampler accept: every other argument is its own."""
+
+    def __init__(self, model: nn.Module, own: Any):
+        self.model = model
+        self.own = own
+
+    def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
+        kind: Any = type(self.model)
+        own = self.own or functools.partial(kind.generate, self.model)
+        if sampler is None:
+            return own(*args, **kwargs)
+        check_sampler(sampler)
+        with standing_in(self.model, sampler):
+            return own(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttachedCanvas:
+        return AttachedCanvas(copy.deepcopy(self.model, memo), copy.deepcopy(self.own, memo))
+
+
+class LostGenerate:
+    """What an attached ``generate`` becomes by pickling: it says so instead of decoding in another way."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        del args, kwargs
+        raise RuntimeError(
+            "this model was attached when it was pickled, which does not survive: call hf_unmask.attach(model) again, "
+            "or hf_unmask.detach(model) for its own generate"
+        )
+
+
+def attach(
+    model: nn.Module,
+    *,
+    tokenizer: Any = None,
+    mask_token_id: int | None = None,
+    stop_token_ids: list[int] | None = None,
+    pad_token_id: int | None = None,
+    shift: Literal[0, 1] | None = None,
+    attention: Attention | None = None,
+    block_length: int | None = None,
+) -> nn.Module:
+    """Make ``model.generate(input_ids, sampler=...)`` work on this instance, and return it.
+
+    Works on models without a ``generate`` and on remote-code ones that swallow unknown arguments. Without
+    ``sampler`` the model's own ``generate`` runs. The arguments are those of `Denoiser.from_model`; a model without a
+    mask token takes none, and its own loop runs with the sampler in it. Attaching again the same way, or with no
+    arguments, does nothing. Copies stay attached; an unpickled model must be attached again.
+
+    Raises:
+        ValueError: the model is attached with other conventions (``detach`` it first), or cannot be adapted.
+    """
+    given: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "mask_token_id": mask_token_id,
+        "stop_token_ids": stop_token_ids,
+        "pad_token_id": pad_token_id,
+        "shift": shift,
+        "attention": attention,
+        "block_length": block_length,
+    }
+    present = model.__dict__.get("generate")
+    if isinstance(present, AttachedGenerate) and all(value is None for value in given.values()):
+        return model
+    own = None if isinstance(present, LostGenerate) else present
+    if is_canvas_model(model):
+        return _attach_canvas(model, own, given)
+    denoiser = Denoiser.from_model(model, **given)
+    if isinstance(present, AttachedGenerate):
+        if not present.denoiser.same_as(denoiser):
+            raise ValueError(
+                f"{type(model).__name__} is attached with {present.denoiser.conventions()}, not "
+                f"{denoiser.conventions()}: call hf_unmask.detach(model) first"
+            )
+        return model
+    model.__dict__["generate"] = AttachedGenerate(denoiser, own)
+    return model
+
+
+def _attach_canvas(model: nn.Module, own: Any, given: dict[str, Any]) -> nn.Module:
+    """A tokenizer may be passed and is not needed; the other conventions are about masks, of which there are none."""
+    meaningless = sorted(name for name, value in given.items() if value is not None and name != "tokenizer")
+    if meaningless:
+        raise ValueError(f"{type(model).__name__} has no mask token: {', '.join(meaningless)} has no meaning, drop it")
+    if not isinstance(own, AttachedCanvas):
+        model.__dict__["generate"] = AttachedCanvas(model, own)
+    return model
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Undo ``attach``; does nothing on a model that is not attached."""
+    present = model.__dict__.get("generate")
+    if isinstance(present, AttachedGenerate | LostGenerate):
+        del model.__dict__["generate"]
+        if isinstance(present, AttachedGenerate) and present.own is not None:
+            model.__dict__["generate"] = present.own
+    return model

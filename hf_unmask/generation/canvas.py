@@ -1,0 +1,266 @@
+"""From what the user passes to rows that the loop can advance, and back.
+
+Inside, every row is left-padded whatever the user's padding side, and its positions to fill are one compact canvas
+[L], whether they follow the prompt or lie scattered in it. So samplers never see prompts, padding or gaps.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.generation.configuration import UnmaskingGenerationConfig, seeds
+from hf_unmask.generation.randomness import row_keys
+from hf_unmask.generation.step import State
+
+#: Kinds of faults.
+KINDS = 3
+#: More than can be written.
+NEVER = 1 << 40
+
+
+@dataclass(frozen=True)
+class Rows:
+    """State of the rows that are still being filled; everything is indexed by row first."""
+
+    number: Tensor  # [R] long, place in the batch
+    key: Tensor  # [R] long, of the row's randomness
+    tokens: Tensor  # [R, S] long, left-padded
+    attended: Tensor  # [R, S] bool, not padding
+    positions: Tensor  # [R, L] long, where each canvas position lies in the sequence
+    valid: Tensor  # [R, L] bool, a position of this row's canvas
+    length: Tensor  # [R] long, positions to fill
+    masked: Tensor  # [R, L] bool, undecided
+    step_map: Tensor  # [R, L] long, step at which a position opened, -1 before
+    start: Tensor  # [R] long, first canvas position of the active block, below 0 if it begins in the prompt
+    block_steps: Tensor  # [R] long, steps made in the active block
+    stale: Tensor  # [R] long, with a cache, positions written since the row was computed as a whole; `NEVER` before
+    steps: Tensor  # [R] long, steps made
+    passes: Tensor  # [R] long, steps that ran on the row, those after its end included
+    finished: Tensor  # [R] bool, nothing is left to do
+    fault: Tensor  # [R, KINDS] bool, by kind: logits that are not finite, an ineligible opening, no opening
+    sampler_state: State = None
+
+    def take(self, index: Tensor) -> Rows:
+        """The rows at ``index`` [R'] long."""
+        kept = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "sampler_state"}
+        return Rows(**kept, sampler_state=take_state(self.sampler_state, index))
+
+    def and_rows(self, others: Rows) -> Rows:
+        """These rows, then the others."""
+        both = {f.name: (getattr(self, f.name), getattr(others, f.name)) for f in fields(self)}
+        mine, theirs = both.pop("sampler_state")
+        state = join_states(mine, theirs, len(self.number), len(others.number))
+        return Rows(**{name: torch.cat(pair) for name, pair in both.items()}, sampler_state=state)
+
+    def without(self, columns: int) -> Rows:
+        """The same sequences with so many columns of padding dropped on the left, or added if negative."""
+        if columns == 0:
+            return self
+        return replace(
+            self,
+            tokens=pad(self.tokens, (-columns, 0)),
+            attended=pad(self.attended, (-columns, 0)),
+            positions=(self.positions - columns).clamp(min=0),
+        )
+
+    def canvas(self) -> Tensor:
+        """[R, L] long, the tokens at the canvas positions."""
+        return self.tokens.gather(1, self.positions)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How left-padded sequences map back to the user's layout."""
+
+    source: Tensor  # [B, S] long, column of the user's layout that each left-padded column came from
+
+    def restore(self, values: Tensor) -> Tensor:
+        """[B, S] left-padded -> [B, S] in the user's layout."""
+        return torch.empty_like(values).scatter(1, self.source, values)
+
+
+def take_state(state: State, index: Tensor) -> State:
+    """The rows at ``index`` of a sampler's memory."""
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return state[index]
+    return type(state)(take_state(part, index) for part in state)
+
+
+def join_states(first: State, second: State, rows: int, others: int) -> State:
+    """Memories of ``rows`` rows and of ``others`` rows; memory that only one of them has yet is zero in the other."""
+    if first is None and second is None:
+        return None
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        if first is None:
+            first = second.new_zeros(rows, *second.shape[1:])
+        if second is None:
+            second = first.new_zeros(others, *first.shape[1:])
+        return torch.cat([first, second])
+    known = first if second is None else second
+    pairs = zip(first or [None] * len(known), second or [None] * len(known), strict=True)
+    return type(known)(join_states(a, b, rows, others) for a, b in pairs)
+
+
+def lay_out(
+    denoiser: Denoiser, input_ids: Tensor, attention_mask: Tensor | None, config: UnmaskingGenerationConfig
+) -> tuple[Rows, Layout]:
+    """Check the inputs and build the rows: every position to fill holds the mask token."""
+    input_ids, attended, seed, fill = _inputs(denoiser, input_ids, attention_mask, config)
+    new = int(config.max_new_tokens or 0)
+    key = row_keys(seed, input_ids, attended, fill)
+    rows, total = input_ids.shape[0], input_ids.shape[1] + new
+    sequences = torch.cat([input_ids, input_ids.new_full((rows, new), denoiser.mask_token_id)], dim=1)
+    attended = torch.cat([attended, attended.new_ones(rows, new)], dim=1)
+    fill = torch.cat([fill, fill.new_ones(rows, new)], dim=1)
+    longest = int(attended.sum(-1).max())
+    if denoiser.max_length is not None and longest > denoiser.max_length:
+        raise ValueError(
+            f"prompt and new tokens make {longest} positions, the model holds {denoiser.max_length}: "
+            "shorten the prompt or lower `max_new_tokens`"
+        )
+    source = attended.int().argsort(dim=1, stable=True)  # padding first: left-padded
+    left = {"tokens": sequences.masked_fill(fill, denoiser.mask_token_id), "attended": attended, "fill": fill}
+    left = {name: values.gather(1, source) for name, values in left.items()}
+    length = fill.sum(-1)
+    width = int(length.max())
+    positions = (~left["fill"]).int().argsort(dim=1, stable=True)[:, :width]
+    valid = torch.arange(width, device=length.device) < length[:, None]
+    zeros = torch.zeros_like(length)
+    return (
+        Rows(
+            number=torch.arange(rows, device=length.device),
+            key=key,
+            tokens=left["tokens"],
+            attended=left["attended"],
+            positions=positions.clamp(max=max(total - 1, 0)),
+            valid=valid,
+            length=length,
+            masked=valid,
+            step_map=torch.full_like(positions, -1),
+            start=-_lead(denoiser, config, left["attended"], positions, valid),
+            block_steps=zeros,
+            stale=zeros + NEVER,
+            steps=zeros,
+            passes=zeros,
+            finished=length == 0,
+            fault=zeros[:, None].expand(-1, KINDS) > 0,
+        ),
+        Layout(source),
+    )
+
+
+def settle_blocks(denoiser: Denoiser, config: UnmaskingGenerationConfig) -> None:
+    """Give a model that decodes block by block its own block length, or a part of it; others keep what they have."""
+    if denoiser.block_length is None:
+        return
+    if config.block_length is None:
+        config.block_length = denoiser.block_length
+    if denoiser.block_length % config.block_length:
+        raise ValueError(
+            f"`block_length` {config.block_length} does not divide the model's block of {denoiser.block_length} tokens"
+        )
+
+
+def _lead(
+    denoiser: Denoiser, config: UnmaskingGenerationConfig, attended: Tensor, positions: Tensor, valid: Tensor
+) -> Tensor:
+    """[R] long, prompt positions between the beginning of each row's first block and its canvas."""
+    length = valid.sum(-1)
+    if denoiser.block_length is None or config.block_length is None:
+        return torch.zeros_like(length)
+    start = attended.shape[1] - length
+    behind = positions == start[:, None] + torch.arange(positions.shape[1], device=positions.device)
+    if bool((valid & ~behind).any()):
+        raise ValueError(
+            f"this model decodes blocks of {denoiser.block_length} tokens one after the other and cannot fill gaps in "
+            f"a prompt of {attended.shape[1]} positions: the positions to fill must be the last ones"
+        )
+    return (attended.sum(-1) - length) % config.block_length
+
+
+def _inputs(
+    denoiser: Denoiser, input_ids: Tensor, attention_mask: Tensor | None, config: UnmaskingGenerationConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Validated ids [B, P], attended [B, P], seed [B] and fill [B, P], repeated per returned sequence."""
+    if not isinstance(input_ids, Tensor):
+        raise ValueError(f"`input_ids` must be a tensor, got {type(input_ids).__name__}")
+    if input_ids.ndim != 2 or input_ids.shape[0] == 0 or input_ids.is_floating_point():
+        raise ValueError(
+            f"`input_ids` must be long of shape [rows, tokens] with at least one row, got {input_ids.dtype} "
+            f"of shape {tuple(input_ids.shape)}"
+        )
+    device = denoiser.device
+    input_ids = input_ids.to(device=device, dtype=torch.long)
+    seed = seeds(config.seed, input_ids.shape[0], device)
+    if attention_mask is None:
+        attention_mask = _infer_attention(input_ids, config.pad_token_id, denoiser)
+    attended = _bool_like("attention_mask", attention_mask, input_ids)
+    if not denoiser.paddable and not bool(attended.all()):
+        raise ValueError(
+            f"this model takes no padding mask, but row {int((~attended).any(-1).nonzero()[0])} is padded: pass rows "
+            "of equal length"
+        )
+    foreign = input_ids[(input_ids < 0) | (input_ids >= denoiser.vocab_size)]  # padding is embedded as well
+    if len(foreign):
+        raise ValueError(
+            f"`input_ids` holds token {int(foreign[0])}, the model knows 0 to {denoiser.vocab_size - 1}: tokenizer "
+            "and model do not belong together"
+        )
+    fill = _fill(denoiser, input_ids, attended, config)
+    repeats = config.num_return_sequences
+    expanded = [values.repeat_interleave(repeats, dim=0) for values in (input_ids, attended, seed, fill)]
+    return expanded[0], expanded[1], expanded[2], expanded[3]
+
+
+def _fill(denoiser: Denoiser, input_ids: Tensor, attended: Tensor, config: UnmaskingGenerationConfig) -> Tensor:
+    literal = (input_ids == denoiser.mask_token_id) & attended
+    if config.fill_mask is not None:
+        fill = _bool_like("fill_mask", config.fill_mask, input_ids)
+        wrong = (fill & ~attended).nonzero()
+        if len(wrong):
+            raise ValueError(
+                f"`fill_mask` names padding (row, position {wrong[0].tolist()}): every position to fill needs "
+                "attention_mask 1"
+            )
+        return fill
+    if config.max_new_tokens is None:
+        raise ValueError("pass `max_new_tokens` (0 fills the mask tokens of the prompt), got None")
+    if config.max_new_tokens == 0:
+        return literal
+    if bool(literal.any()):
+        warnings.warn(
+            f"the prompt holds the mask token {denoiser.mask_token_id}; it is kept as text. To fill it, pass "
+            "fill_mask=(input_ids == mask_token_id)",
+            stacklevel=2,
+        )
+    return torch.zeros_like(literal)
+
+
+def _infer_attention(input_ids: Tensor, pad_token_id: int | None, denoiser: Denoiser) -> Tensor:
+    """All ones, except padding where it can be told from text, as transformers' ``generate`` does."""
+    pad = denoiser.pad_token_id if pad_token_id is None else pad_token_id
+    if pad in denoiser.stop_token_ids or pad == denoiser.mask_token_id:
+        return torch.ones_like(input_ids)
+    return (input_ids != pad).long()
+
+
+def _bool_like(name: str, values: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != like.shape:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"`{name}` must have the shape of `input_ids` {tuple(like.shape)}, got {shape}")
+    return values.to(like.device) != 0
+
+
+def finished_pad(rows: Rows, behind: Tensor, pad_token_id: int) -> Rows:
+    """Write padding to the canvas positions ``behind`` [R, L], count them as decided, and finish their rows."""
+    write = torch.where(behind, pad_token_id - rows.canvas(), 0)
+    tokens = rows.tokens.scatter_add(1, rows.positions, write)
+    return replace(rows, tokens=tokens, masked=rows.masked & ~behind, finished=rows.finished | behind.any(-1))

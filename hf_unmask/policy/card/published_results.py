@@ -1,0 +1,96 @@
+"""What a card's metadata claim about results. A card may be anybody's: nothing about its form is taken for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+from hf_unmask.policy.hub.folders import BUILTIN
+from hf_unmask.policy.hub.repository import CARD, download_card, fetched_commit
+
+#: Bytes above which a card is not read.
+MAX_CARD_BYTES = 256 * 1024
+_MOST, _LONGEST, _LARGEST = 200, 200, 1e15  # results that are shown, characters of a name, value of a number
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """One entry of a card's ``model-index``."""
+
+    task: str
+    metric: str
+    value: str
+
+
+def find_card(policy: str, folder: Path) -> str | None:
+    """The card of a policy.
+
+    Args:
+        policy: what the user called it: a folder, a repository or a ``builtin:`` name.
+        folder: where ``find_policy`` found it.
+
+    Returns:
+        Its text; None if there is none, or one above `MAX_CARD_BYTES`.
+
+    Raises:
+        OSError: the Hub client's own, unchanged.
+    """
+    if policy.startswith(BUILTIN):
+        card = resources.files("hf_unmask.model_cards").joinpath(f"{policy.removeprefix(BUILTIN)}.md")
+        return card.read_text("utf-8") if card.is_file() else None
+    commit = fetched_commit(policy, folder)
+    if commit is None:
+        path: Path | None = folder / CARD
+    else:
+        path = download_card(policy, revision=commit, max_bytes=MAX_CARD_BYTES)
+    if path is None or not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+        return None
+    return path.read_text("utf-8", errors="replace")
+
+
+def published_results(card: str) -> list[PublishedResult]:
+    """The entries of a card's ``model-index``, as far as they have the form that the Hub documents."""
+    found = REGEX_YAML_BLOCK.search(card)
+    try:
+        metadata = yaml.safe_load(found[2]) if found else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return []
+    return list(islice(_entries(metadata), _MOST))
+
+
+def _entries(metadata: Any) -> Iterator[PublishedResult]:
+    for model in _items(metadata, "model-index"):
+        for result in _items(model, "results"):
+            dataset = result.get("dataset") if isinstance(result, dict) else None
+            for metric in _items(result, "metrics"):
+                if isinstance(metric, dict):
+                    name = metric.get("name") or metric.get("type")
+                    yield PublishedResult(_text(dataset, "name"), _printable(name), _number(metric.get("value")))
+
+
+def _items(parent: Any, key: str) -> list[Any]:
+    """At most as many as are shown: aliases make a long list out of few characters."""
+    children = parent.get(key) if isinstance(parent, dict) else None
+    return children[:_MOST] if isinstance(children, list) else []
+
+
+def _text(parent: Any, key: str) -> str:
+    return _printable(parent.get(key)) if isinstance(parent, dict) else "-"
+
+
+def _number(value: Any) -> str:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    return f"{value:.4g}" if known else _printable(value)
+
+
+def _printable(value: Any) -> str:
+    """A text, shortened; nothing that moves a terminal's cursor."""
+    text = value[:_LONGEST] if isinstance(value, str) else "-"
+    return text if text.isprintable() else ascii(text)

@@ -1,0 +1,120 @@
+"""Policies on disk: a folder with config.json and model.safetensors, found, read and written atomically."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from hf_unmask.policy.config import PolicyLoadError
+from hf_unmask.policy.hub.files import CONFIG, MAX_BYTES, WEIGHTS, parse_weights, read_files, unfinished_config
+from hf_unmask.policy.hub.repository import download_policy
+from hf_unmask.policy.hub.workspace import workspace
+from hf_unmask.policy.model import UnmaskingPolicy
+
+BUILTIN = "builtin:"
+PACKAGED = Path(__file__).resolve().parents[2] / "policies"
+
+
+def find_policy(source: str | Path, **hub_options: Any) -> Path:
+    """The folder that holds a policy: a local folder, a packaged policy ``builtin:NAME``, or else a Hub repository.
+
+    Errors of the Hub pass unchanged. ``hub_options``: those of `download_policy`.
+    """
+    name = str(source)
+    if name.startswith(BUILTIN):
+        return _packaged(name.removeprefix(BUILTIN))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise PolicyLoadError("path", f"a file, {name!r}", f"a folder with {CONFIG} and {WEIGHTS}")
+    # Repository ids have at most one slash and no leading dot: anything else was meant as a path.
+    if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
+        raise PolicyLoadError("path", f"no folder {name!r}", "a local folder, builtin:NAME or a repository org/name")
+    return download_policy(name, **hub_options)
+
+
+def _packaged(name: str) -> Path:
+    names = sorted(p.parent.name for p in PACKAGED.glob(f"*/{CONFIG}"))
+    if name not in names:
+        raise PolicyLoadError("builtin", f"{name!r}", f"one of the packaged policies {names or '(none are packaged)'}")
+    return PACKAGED / name
+
+
+def load_policy(folder: str | Path, *, max_bytes: int = MAX_BYTES) -> UnmaskingPolicy:
+    """Read a policy from a folder, on the CPU, in float32 and in evaluation mode. Other files there are not read.
+
+    Anything missing, unknown, of a wrong type, shape or dtype, not finite or larger than ``max_bytes`` is a
+    ``PolicyLoadError``.
+    """
+    config, weights = read_files(Path(folder), max_bytes)
+    with torch.device("meta"):  # shapes are compared before any memory is spent
+        policy = UnmaskingPolicy(config)
+    policy.load_state_dict(parse_weights(weights, policy.state_dict()), assign=True)
+    policy.train(False)
+    return policy
+
+
+def save_policy(policy: UnmaskingPolicy, folder: str | Path) -> None:
+    """Write config.json and model.safetensors. Whatever fails, an older policy in that folder stays as it was.
+
+    Both files are complete, and have been read back, before either takes its place. Other files in the folder are left
+    alone. A process killed at any moment leaves a folder that loads as the old or as the new policy, never as a mixture
+    (and perhaps a hidden folder of unused files beside it, which the next save removes).
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot save a policy to {str(folder)!r}: it is a file")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    config = copy.deepcopy(policy.config)
+    config.architectures, config.dtype = [type(policy).__name__], torch.float32
+    config.validate()
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with workspace(target) as work:
+        new = work / "new"
+        new.mkdir()
+        try:
+            (new / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file's errors are no OSError
+            config.to_json_file(new / CONFIG)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot save a policy to {str(folder)!r}: {error.strerror}") from error
+        load_policy(new, max_bytes=max(MAX_BYTES, (new / WEIGHTS).stat().st_size))  # what cannot be read is not saved
+        for name in (WEIGHTS, CONFIG):
+            with (new / name).open("rb+") as file:
+                os.fsync(file.fileno())  # else a power cut may keep the renames and lose the contents
+        try:
+            os.rename(new, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            # It holds files, perhaps only now: other processes of a training write into the same checkpoint.
+            _replace_files(new, target, backup=work)
+
+
+def _replace_files(new: Path, target: Path, backup: Path) -> None:
+    """Two renames are not atomic together, so the config is put beside the old one first, tied to the new weights."""
+    old = [name for name in (WEIGHTS, CONFIG) if (target / name).exists()]
+    for name in old:
+        shutil.copy2(target / name, backup / name)
+    unfinished = target / unfinished_config((new / WEIGHTS).read_bytes())
+    try:
+        os.rename(new / CONFIG, unfinished)  # not read as long as the old weights are there
+        os.replace(new / WEIGHTS, target / WEIGHTS)  # from here on a reader finds the new policy
+        os.replace(unfinished, target / CONFIG)
+    except BaseException:  # Ctrl-C as well
+        for name in (WEIGHTS, CONFIG):
+            if name in old:
+                os.replace(backup / name, target / name)
+            else:
+                (target / name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+        raise
+    for left in target.glob(".config-*.json"):  # by saves that were killed
+        left.unlink(missing_ok=True)
