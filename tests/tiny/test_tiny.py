@@ -17,7 +17,7 @@ from hf_unmask.tiny import TASKS, answer_length, held_out, last_number, load_tin
 from hf_unmask.trainers import problems
 
 FOLDER = Path(hf_unmask.__file__).parent / "tiny"
-SCRIPT = Path(__file__).parent.parent / "examples" / "train_tiny_denoiser.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_tiny_denoiser.py"
 
 
 def test_loads_with_plain_transformers_and_is_small():

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from policies import CONDITIONED, make_policy
 from safetensors.torch import load_file, save_file
 
 from hf_unmask.generation.step import Needs, Noise, Step
@@ -15,17 +16,6 @@ from hf_unmask.policy.hub import folders
 from hf_unmask.samplers.base import at_least_one
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.samplers.specs import parse_sampler
-
-SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "time_size": 4}
-CONDITIONED = {"speed_conditioned": True, "log_alpha_range": [-2.0, 1.0]}
-
-
-def make_policy(seed=0, **options):
-    torch.manual_seed(seed)
-    policy = UnmaskingPolicy(UnmaskingPolicyConfig(**SMALL | options))
-    for p in policy.parameters():
-        p.data.normal_(0, 0.5)
-    return policy
 
 
 def make_step(rows=4, width=6, top_k=1, seed=0, **read):

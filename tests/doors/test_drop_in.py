@@ -43,7 +43,7 @@ def test_the_requirements_are_met_by_this_installation(tmp_path):
     """Catches another name than the distribution's, a version that transformers cannot compare, or a future one."""
     text = drop_in_files("org/policy")[REQUIREMENTS].decode()
     requirement = Requirement(text.strip())
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert requirement.name == project["name"] and importlib.metadata.version(requirement.name)
     assert requirement.specifier.contains(hf_unmask.__version__, prereleases=True)
     (tmp_path / "requirements.txt").write_text(text)

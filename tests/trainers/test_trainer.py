@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 
 import distributed_run
+import interrupted_run
 import pandas
 import pytest
 import torch
 from models import MASK, VOCAB, tiny_eurobert
+from plans import PLANS, all_sequences
 from safetensors.torch import load_file
-from test_rollouts import PLANS, all_sequences
 from training import (
     CONDITIONED,
     LONG,
@@ -656,7 +657,7 @@ def test_ctrl_c_that_another_process_told_of_first(handler):
 
 def test_ctrl_c_from_outside(run, tmp_path):
     """As above, sent by another process while the main thread is busy."""
-    command = [sys.executable, Path(__file__).with_name("interrupted_run.py"), tmp_path]
+    command = [sys.executable, interrupted_run.__file__, tmp_path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         for line in process.stderr:
             if line == "ready\n":
@@ -704,7 +705,7 @@ def test_a_failing_reward_gives_ctrl_c_back(tmp_path, handler):
 def test_two_processes_do_as_one_with_twice_the_batch(tmp_path):
     """Processes that drift apart, roll out the same rows, or split groups so that baselines and prices mix. A group
     lies on both sides of the border here."""
-    script = Path(__file__).with_name("distributed_run.py")
+    script = distributed_run.__file__
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, script, tmp_path, "6"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import held_out, load_tiny
 
 NAMES = ["tiny-block", "tiny-full", "tiny-semi-ar", "tiny-speed"]
-CARDS = Path(__file__).parent.parent / "model_cards"
+CARDS = Path(__file__).parents[2] / "model_cards"
 
 
 def test_what_is_packaged():

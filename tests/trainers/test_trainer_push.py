@@ -9,7 +9,7 @@ import sys
 import push_run
 import pytest
 from loopback_hub import front_matter, loopback_hub
-from test_trainer_config import config
+from settings import config
 from training import SMALL, make_trainer, random_policy
 
 from hf_unmask import __version__

@@ -17,7 +17,7 @@ from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.trainers.experts import parse_experts
 from hf_unmask.trainers.script import parse
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = [
     *("--num_prompts", "8", "--eval_limit", "2", "--hidden_size", "16", "--per_device_train_batch_size", "8"),
     *("--num_generations", "4", "--max_steps", "2", "--save_steps", "2", "--warm_start_prompts", "2"),

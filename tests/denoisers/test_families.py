@@ -8,7 +8,7 @@ import pytest
 import torch
 from doubles import ROWS, a2d_double, backbone, block_causal, row_double
 from models import MASK
-from test_parity import llada, ours, random_prompts
+from reference_loops import llada, ours, random_prompts
 
 import hf_unmask
 from hf_unmask import Denoiser

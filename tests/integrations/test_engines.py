@@ -22,7 +22,7 @@ from engines import (
     sglang_modules,
 )
 from models import MASK
-from test_learned_sampler import make_policy
+from policies import make_policy
 
 import hf_unmask
 from hf_unmask import Denoiser, LearnedUnmaskingSampler, parse_sampler
@@ -33,7 +33,7 @@ from hf_unmask.samplers import CreditSampler, EosSuppressSampler, ThresholdSampl
 
 BLOCK = 4
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15, 16, 17, 18, 19, 20]]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

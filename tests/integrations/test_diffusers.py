@@ -6,7 +6,7 @@ import pytest
 import torch
 from doubles import Double, RowDoubleConfig, block_causal, row_double
 from models import MASK
-from test_learned_sampler import make_policy
+from policies import make_policy
 
 pytest.importorskip("diffusers", reason="pip install 'hf_unmask[diffusers]'")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import learned, pad, prompts
 from helpers import ALL_SAMPLERS
 from models import MASK, PAD, VOCAB, tiny_eurobert
-from test_denoisers import BUILDERS
-from test_invariance import learned, pad, prompts
+from native_models import BUILDERS
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

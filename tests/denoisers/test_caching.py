@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from batches import learned, prompts
+from batches import run as run_rows
 from doubles import a2d_double, dream_double, llada_double, row_double
 from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
-from test_invariance import learned, prompts
-from test_invariance import run as run_rows
 from transformers import EuroBertConfig, EuroBertForMaskedLM
 
 from hf_unmask import Denoiser, generate

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import evaluation_run
 import numpy as np
 import pytest
 import torch
@@ -35,7 +36,7 @@ from hf_unmask.results.aggregation import aggregate
 from hf_unmask.results.records import Sample, Setting, Timing, comparable, read_results, read_samples, read_timings
 from hf_unmask.samplers import EosSuppressSampler, RandomSampler, ThresholdSampler
 
-SCRIPT = Path(__file__).parent / "evaluation_run.py"
+SCRIPT = Path(evaluation_run.__file__)
 SETTINGS = 2 * 2 * len(SAMPLERS)  # tasks, block lengths
 ANSWERS = 8 * 2 * (2 + 1 + 1)  # prompts, block lengths, seeds of the samplers
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from engines import native_dream
 from models import MASK
-from test_learned_sampler import make_policy
+from policies import make_policy
 
 import hf_unmask
 from hf_unmask import LearnedUnmaskingSampler

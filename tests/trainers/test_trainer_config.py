@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from settings import config
 from trl import TrlParser
 
 from hf_unmask.trainers import UnmaskingGRPOConfig
@@ -39,10 +40,6 @@ PAPER = {
     "num_expert_rollouts": 0,
     "expert": "threshold:threshold=0.9@32",
 }
-
-
-def config(**settings):
-    return UnmaskingGRPOConfig("unused", use_cpu=True, **settings)
 
 
 def test_defaults_are_the_papers():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from doubles import DreamDouble, backbone, dream_double, llada_double
 from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_modernbert
+from native_models import BUILDERS, tiny_roberta
 from torch import nn
 from transformers import (
     BartConfig,
@@ -16,8 +17,6 @@ from transformers import (
     ConvBertConfig,
     ConvBertForMaskedLM,
     GenerationConfig,
-    RobertaConfig,
-    RobertaForMaskedLM,
 )
 
 import hf_unmask
@@ -40,33 +39,6 @@ class FakeTokenizer:
 
     def __len__(self):
         return self.size
-
-
-def tiny_roberta(dtype=torch.float32):
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=66,
-        pad_token_id=PAD + 3,
-        eos_token_id=EOS,
-        initializer_range=0.5,
-        mask_token_id=MASK,
-    )
-    return RobertaForMaskedLM(config).to(dtype).eval()
-
-
-BUILDERS = {
-    "eurobert": backbone,
-    "bert": tiny_bert,
-    "modernbert": tiny_modernbert,
-    "roberta": tiny_roberta,
-    "llada": llada_double,
-    "dream": dream_double,
-}
 
 
 @pytest.fixture(params=BUILDERS)

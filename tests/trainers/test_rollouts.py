@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
 from accelerate import Accelerator
 from models import EOS, MASK, tiny_eurobert
-from torch import Tensor
+from plans import POSITIONS, PROMPTS, all_sequences, recorded
 from training import CONDITIONED, SETTINGS, SMALL, random_policy
 
 import hf_unmask
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.generation.step import Needs, Selection
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
-from hf_unmask.samplers import ConfidenceSampler, LearnedUnmaskingSampler, Sampler
+from hf_unmask.samplers import ConfidenceSampler, LearnedUnmaskingSampler
 from hf_unmask.trainers import UnmaskingGRPOConfig
 from hf_unmask.trainers.environment import Environment, row_seeds
 from hf_unmask.trainers.experts import Expert, parse_experts
 from hf_unmask.trainers.rollouts import RecordingSampler, Rollouts, mixed_with_expert, replay, roll_out
 from hf_unmask.trainers.speeds import gradient_norms, group_speeds, price_scales
 
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12], [5, 6], [13, 14]]
-POSITIONS = [7, 4, 1, 6, 7]
 VARIANTS = {
     "bernoulli, canvas": {},
     "bernoulli, block": {"observation": "block"},
@@ -46,13 +41,6 @@ def denoiser():
 @pytest.fixture(scope="module")
 def denoiser64():
     return Denoiser.from_model(tiny_eurobert(torch.float64))
-
-
-def recorded(denoiser, policy, expert=None, block_length=3, batch_size=None, prompts=PROMPTS, positions=POSITIONS):
-    speed = torch.linspace(0, 1, len(prompts)) if policy.config.speed_conditioned else None
-    sampler = RecordingSampler(policy, speed, expert)
-    seeds = torch.arange(len(prompts))
-    return roll_out(denoiser, sampler, prompts, positions, seeds, block_length=block_length, batch_size=batch_size)
 
 
 # The record
@@ -212,35 +200,6 @@ def test_plackett_luce_steps_enumerate_to_one(denoiser64, variant):
     ranks = [[order.index(place) + 1 if place in order else 0 for place in range(3)] for order in lists]
     logps, _ = replay(policy, policy, with_actions(one_step(denoiser64, policy), ranks))
     assert len(lists) == 15 and logps.exp().sum().item() == pytest.approx(1, abs=1e-6)
-
-
-@dataclass(frozen=True)
-class Planned(Sampler):
-    """Opens position k of row i at step plan[i, k], which may be never."""
-
-    name: ClassVar[str] = "planned"
-    may_stall: ClassVar[bool] = True
-    plan: Tensor
-
-    @property
-    def needs(self) -> Needs:
-        return Needs()
-
-    def init(self, rows, length, device):
-        return torch.arange(rows, device=device)
-
-    def select(self, step, state, noise):
-        return Selection((self.plan[state] == step.steps[:, None]) & step.eligible, state)
-
-
-#: All there is to do with three positions in at most three steps: when each of them opens (3: never).
-PLANS = torch.tensor(list(itertools.product(range(4), repeat=3)))
-
-
-def all_sequences(denoiser, policy) -> Rollouts:
-    """Every sequence of Bernoulli actions on three positions, judged by the policy. 64 rows."""
-    prompts, positions = [PROMPTS[0]] * len(PLANS), [3] * len(PLANS)
-    return recorded(denoiser, policy, Planned(PLANS), block_length=None, prompts=prompts, positions=positions)
 
 
 def test_sequences_enumerate_to_one_and_are_drawn_as_often(denoiser64):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import models
 import pytest
 import torch
 from models import MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
@@ -411,7 +412,7 @@ except KeyboardInterrupt:
 
 def test_real_interrupt():
     """Prevents Ctrl-C from being swallowed or from killing the process without clean-up."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(models.__file__).parent), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
