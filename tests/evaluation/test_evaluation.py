@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -284,14 +285,21 @@ def test_an_empty_prompt_is_a_prompt():
     assert point.prompts == 1
 
 
-def test_the_bar_shows_the_time_that_is_left(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to the library that draws the bar
-    monkeypatch.setenv("COLUMNS", "120")
-    run(tmp_path, progress=True, samplers="confidence:k=2", block_lengths=(4, "full"))
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
-    assert "even, blocks of 4, confidence:k=2" in shown and re.search(r"\d+/8 +\d+:\d\d:\d\d", shown)
-    run(tmp_path, progress=False, samplers="confidence:k=2", block_lengths=(4, "full"))
-    assert "confidence" not in capsys.readouterr().err
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_shows_the_time_that_is_left(tmp_path, monkeypatch):
+    def shown(name, stream, **options):
+        monkeypatch.setattr(sys, "stderr", stream)
+        run(tmp_path / name, samplers="confidence:k=2", block_lengths=(4, "full"), **options)
+        return stream.getvalue()
+
+    drawn = shown("terminal", Terminal(), progress=True)
+    assert "even, blocks of 4, confidence:k=2" in drawn and re.search(r"\d/8 \[\d\d:\d\d<\d\d:\d\d", drawn)
+    assert "confidence" not in shown("pipe", io.StringIO(), progress=True)
+    assert "confidence" not in shown("off", Terminal(), progress=False)
 
 
 def test_two_processes_give_the_results_of_one(whole, tmp_path):
