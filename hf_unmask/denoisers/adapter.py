@@ -2,14 +2,12 @@
 
 A ``Denoiser`` is asked for logits *at given positions* of left-padded sequences, and computes them nowhere else where
 the model allows it: its output layer is a module of its own, and what it returns is what the model returns. That is
-checked in every pass, and a model that goes on computing with its logits is run whole. Mask id, logit shift, attention
-convention, positions, stop ids and dtype are settled when it is made, in this order: explicit argument,
-``generation_config``, ``config``, tokenizer, family table. Nothing is guessed: an unknown model is an error.
+checked in every pass, and a model that goes on computing with its logits is run whole. What is settled when it is made
+are its `Conventions`; what is below runs in every pass.
 """
 
 from __future__ import annotations
 
-import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -21,48 +19,25 @@ from torch import Tensor, nn
 
 from hf_unmask.denoisers import head
 from hf_unmask.denoisers.caching import RowCache
-from hf_unmask.denoisers.families import (
-    ATTENTIONS,
-    CAUSAL,
-    FAMILIES,
-    OFFSET_POSITIONS,
-    Attention,
-    Family,
-    attention_input,
-    known_family,
-)
+from hf_unmask.denoisers.conventions import Conventions, embeddings, family_of, settle
+from hf_unmask.denoisers.families import Attention
 from hf_unmask.denoisers.head import Prediction, held_back
+from hf_unmask.denoisers.inputs import forward_inputs
 
 #: Models found to compute with the logits of their output layer, or without calling it as a module.
 _WHOLE_LOGITS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
+class Denoiser(Conventions):
     """A frozen masked diffusion language model behind one calling convention.
 
     Make one with ``Denoiser.from_model``. Two adapters are the same if ``same_as`` says so.
     """
 
     model: nn.Module
-    mask_token_id: int
-    stop_token_ids: tuple[int, ...]
-    pad_token_id: int
-    vocab_size: int
-    shift: int
-    attention: Attention
-    position_offset: int
-    max_length: int | None
-    accepts: frozenset[str]
-    block_length: int | None  # of a model that decodes in blocks of its own, counted from the first token
     #: Runs on the positions asked for only. None (and in unknown models): the model's logits are taken as they come.
     output_layer: nn.Module | None
-    #: Why keys and values cannot be kept between passes, None if they can.
-    cache_refusal: str | None
-    #: Arguments that must be True for the model's forward to keep them.
-    cache_switches: tuple[str, ...]
-    #: Whether ``attention_mask=None`` means to the model that there is no padding.
-    maskless: bool
 
     @classmethod
     def resolve(
@@ -104,76 +79,29 @@ class Denoiser:
         Raises:
             ValueError: unknown model, or an id that is missing or outside the vocabulary.
         """
-        family = _family(model, shift, attention)
-        config: Any = getattr(model, "config", None)
-        sources = (getattr(model, "generation_config", None), config, tokenizer)
-        vocab_size = _vocab_size(model)
-        if mask_token_id is None:
-            mask_token_id = _first(sources, "mask_token_id", family.mask_token_id)
-        if mask_token_id is None:
-            raise ValueError(
-                f"no mask token known for {type(model).__name__}: its generation_config, config and tokenizer have no "
-                "`mask_token_id`; pass mask_token_id=... or tokenizer=..."
-            )
-        if stop_token_ids is None:
-            found = _first(sources, "eos_token_id", None)
-            named = [] if found is None else [found] if isinstance(found, int) else list(found)
-            # configs name one end of text, the table also the end of a turn
-            stop_token_ids = [*named, *(token for token in family.stop_token_ids if token < vocab_size)]
-        stops = tuple(dict.fromkeys(int(token) for token in stop_token_ids))
-        if pad_token_id is None:
-            pad_token_id = _first(sources, "pad_token_id", stops[0] if stops else 0)
-        if tokenizer is not None and len(tokenizer) > vocab_size:
-            raise ValueError(
-                f"the tokenizer knows {len(tokenizer)} tokens, the model {vocab_size}: they do not belong together"
-            )
-        offset = 0
-        if getattr(config, "model_type", None) in OFFSET_POSITIONS:
-            offset = int(config.pad_token_id) + 1
-        limit = getattr(config, "max_position_embeddings", None)
-        return cls(
-            model=model,
-            mask_token_id=int(mask_token_id),
-            stop_token_ids=stops,
-            pad_token_id=int(pad_token_id),
-            vocab_size=vocab_size,
-            shift=family.shift if shift is None else shift,
-            attention=family.attention if attention is None else attention,
-            position_offset=offset,
-            max_length=None if limit is None else int(limit) - offset,
-            accepts=frozenset(inspect.signature(model.forward).parameters),
-            block_length=_block_length(family, config, block_length),
-            output_layer=_output_layer(model) if family.known else None,
-            cache_refusal=_cache_refusal(model, family),
-            cache_switches=family.cache_switches,
-            maskless=family.maskless and attention in (None, "2d"),
+        family = family_of(model, shift, attention)
+        settled = settle(
+            model,
+            family,
+            tokenizer=tokenizer,
+            mask_token_id=mask_token_id,
+            stop_token_ids=stop_token_ids,
+            pad_token_id=pad_token_id,
+            shift=shift,
+            attention=attention,
+            block_length=block_length,
         )
-
-    def __post_init__(self) -> None:
-        ids = {"mask_token_id": self.mask_token_id, "pad_token_id": self.pad_token_id}
-        ids |= {f"stop_token_ids[{i}]": token for i, token in enumerate(self.stop_token_ids)}
-        for name, token in ids.items():
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(
-                    f"`{name}` {token} is outside the vocabulary of {self.vocab_size} tokens: pass the right id"
-                )
-        if self.attention in CAUSAL and self.block_length is None:
-            raise ValueError(f"attention {self.attention!r} means blocks: pass block_length=..., got None")
+        return cls(**vars(settled), model=model, output_layer=_output_layer(model) if family.known else None)
 
     def same_as(self, other: Denoiser) -> bool:
         """Whether both adapt the same model object by the same conventions."""
         return self.model is other.model and self.conventions() == other.conventions()
 
-    def conventions(self) -> dict[str, Any]:
-        """What was settled about the model."""
-        names = ("mask_token_id", "stop_token_ids", "pad_token_id", "shift", "attention", "block_length")
-        return {name: getattr(self, name) for name in names}
-
     @property
     def device(self) -> torch.device:
         """Where the embeddings live, and so where token ids go."""
-        embeddings = _embeddings(self.model)
-        return (next(self.model.parameters()) if embeddings is None else embeddings.weight).device
+        table = embeddings(self.model)
+        return (next(self.model.parameters()) if table is None else table.weight).device
 
     def __call__(
         self,
@@ -203,10 +131,8 @@ class Denoiser:
             warnings.warn(f"{type(self.model).__name__} is in training mode: call model.eval()", stacklevel=2)
         cells = self.sources(positions, attended)
         columns = None if cache is None else cache.columns
-        inputs = self._inputs(tokens, attended, columns)
-        if cache is not None:
-            inputs |= {"past_key_values": cache, "use_cache": True, **dict.fromkeys(self.cache_switches, True)}
-        if columns is not None:
+        inputs = forward_inputs(self, self.model, tokens, attended, cache)
+        if columns is not None:  # then these alone are computed, and the cells lie among them
             query = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
             cells = torch.zeros_like(tokens).scatter(1, columns, query).gather(1, cells)
         if hidden:
@@ -238,61 +164,6 @@ class Denoiser:
         first = attended.int().argmax(-1, keepdim=True)
         return torch.maximum(positions - self.shift, first)
 
-    @property
-    def paddable(self) -> bool:
-        """Whether rows of unequal length can share a batch."""
-        return self.attention != "own"
-
-    @property
-    def causal_block(self) -> int | None:
-        """Positions per block if one sees its own block and those before it, None if it sees more."""
-        return self.block_length if self.attention in CAUSAL else None
-
-    def _inputs(self, tokens: Tensor, attended: Tensor | None, columns: Tensor | None) -> dict[str, Any]:
-        """Arguments of the model's forward for all columns, or for ``columns`` [B, Q] long."""
-        if attended is not None:
-            places = (attended.cumsum(-1) - 1).clamp(min=0)
-        else:
-            places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-            if not self.maskless or (columns is not None and self._adds_mask):
-                attended = tokens.new_ones(1, dtype=torch.bool).expand(tokens.shape)
-        keys = places
-        if columns is not None:
-            tokens, places = tokens.gather(1, columns), places.gather(1, columns)
-        if attended is None:
-            masks: dict[str, Any] = {"attention_mask": None}
-        elif columns is None or self.causal_block is not None:
-            masks = self._masks(attended, keys, places)
-        else:
-            masks = {"attention_mask": self._rectangle(attended, columns.shape[1])}
-        if self.position_offset:
-            places = places + self.position_offset
-        extras = {"position_ids": places, "use_cache": False, "return_dict": True}
-        return {"input_ids": tokens, **masks, **{name: extras[name] for name in extras if name in self.accepts}}
-
-    def _masks(self, attended: Tensor, keys: Tensor, queries: Tensor) -> dict[str, Any]:
-        """What the forward pass gets beside tokens and positions; places [B, S] of the keys, [B, Q] of the queries."""
-        dtype = getattr(self.model, "dtype", torch.float32)
-        mask = attention_input(self.attention, attended, keys, queries, self.block_length, dtype)
-        if mask is not None:
-            return {"attention_mask": mask}
-        extras = {"block_size": self.block_length, "timesteps": torch.zeros(len(attended), device=attended.device)}
-        return {name: value for name, value in extras.items() if name in self.accepts and value is not None}
-
-    @property
-    def _adds_mask(self) -> bool:
-        """Whether a mask [B, 1, Q, S] holds numbers to add, as a native class wants it."""
-        kernel = getattr(getattr(self.model, "config", None), "_attn_implementation", None)
-        return self.attention == "2d" and bool(kernel == "eager")
-
-    def _rectangle(self, attended: Tensor, queries: int) -> Tensor:
-        """[B, 1, Q, S], the mask of a pass over some columns that see all."""
-        mask = attended[:, None, None, :].expand(-1, 1, queries, -1)
-        if self._adds_mask:
-            dtype = next(self.model.parameters()).dtype
-            return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        return mask
-
     def _forward(self, inputs: dict[str, Any]) -> tuple[Any, Tensor, Callable[[Tensor], Tensor] | None]:
         """The model's output, and what logits are made of: [B, S, D] and how, or the logits [B, S, V] and None."""
         few = inputs["input_ids"].numel() * self.vocab_size <= head.FEW
@@ -318,76 +189,7 @@ def _at(values: Tensor, positions: Tensor) -> Tensor:
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _family(model: nn.Module, shift: int | None, attention: Attention | None) -> Family:
-    """The family of a model; a stand-in if both conventions are given explicitly."""
-    if shift not in (None, 0, 1):
-        raise ValueError(f"`shift` must be 0 or 1, got {shift!r}")
-    if attention is not None and attention not in ATTENTIONS:
-        raise ValueError(f"`attention` must be one of {', '.join(ATTENTIONS)}, got {attention!r}")
-    family = known_family(model)
-    if family is not None:
-        if shift not in (None, family.shift):
-            warnings.warn(
-                f"{type(model).__name__} is of the family {family.name}, whose logits have shift {family.shift}, but "
-                f"shift={shift} was passed: its tokens will be wrong unless this checkpoint was trained that way",
-                stacklevel=4,
-            )
-        return family
-    if shift is None or attention is None:
-        model_type = getattr(getattr(model, "config", None), "model_type", None)
-        raise ValueError(
-            f"{type(model).__name__} (model_type {model_type!r}) is neither a native masked language model nor of a "
-            f"known family ({', '.join(family.name for family in FAMILIES)}): say how it predicts with shift=0 or 1 "
-            "and attention='2d' or '4d'"
-        )
-    return Family(type(model).__name__, mask_token_id=None, known=False, cache_refusal="it is of no known family")
-
-
-def _block_length(family: Family, config: Any, given: int | None) -> int | None:
-    """Explicit, from the config, from the table."""
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise ValueError(f"`block_length` must be an int of at least 1, got {given!r}")
-    if given is None and family.block_length_key is not None:
-        given = getattr(config, family.block_length_key, None)
-    return family.block_length if given is None else int(given)
-
-
-def _first(sources: tuple[Any, ...], name: str, default: Any) -> Any:
-    for source in sources:
-        value = getattr(source, name, None)
-        if value is not None:
-            return value
-    return default
-
-
-def _embeddings(model: nn.Module) -> nn.Embedding | None:
-    """The token embeddings, None if the model does not tell."""
-    try:
-        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    except NotImplementedError:  # transformers' default, where it does not find them
-        return None
-    return embeddings if isinstance(embeddings, nn.Embedding) else None
-
-
-def _cache_refusal(model: nn.Module, family: Family) -> str | None:
-    """Why keys and values cannot be kept, None if they can."""
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", "sdpa")
-    if family.cache_refusal is None and kernel not in ("sdpa", "eager"):
-        return f"attention {kernel!r} takes no mask [B, 1, Q, S]: load it with attn_implementation='sdpa' or 'eager'"
-    return family.cache_refusal
-
-
 def _output_layer(model: nn.Module) -> nn.Module | None:
     """The layer that makes logits, None if the model does not tell."""
     layer = getattr(model, "get_output_embeddings", lambda: None)()
     return layer if isinstance(layer, nn.Module) and not isinstance(layer, nn.Embedding) else None
-
-
-def _vocab_size(model: nn.Module) -> int:
-    embeddings = _embeddings(model)
-    if embeddings is not None:
-        return embeddings.num_embeddings
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if size is None:
-        raise ValueError(f"{type(model).__name__} has neither input embeddings nor `config.vocab_size`")
-    return int(size)

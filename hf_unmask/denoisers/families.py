@@ -1,4 +1,4 @@
-"""The adapter table: what each family of denoisers does differently, as data, and the masks it asks for.
+"""The adapter table: what each family of denoisers does differently, as data.
 
 A checkpoint's own configs win over its row; the row is what is known where they are silent. Sources: the families'
 published configs and modelling files.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 #: How a model takes its attention mask. "2d": padding mask [B, S]. "4d": bool [B, 1, S, S], all real positions.
@@ -255,32 +253,3 @@ def known_family(model: Any) -> Family | None:
             )
         return replace(NATIVE, cache_refusal=None) if kind in _NATIVE_CACHING else NATIVE
     return None
-
-
-def attention_input(
-    attention: Attention,
-    attended: Tensor,
-    places: Tensor,
-    queries: Tensor,
-    block_length: int | None,
-    dtype: torch.dtype,
-) -> Tensor | None:
-    """The mask as a model wants it, None if it takes none.
-
-    attended [B, S] bool; places [B, S] long, each token's position without padding; queries [B, Q] long, those of the
-    computed ones (all, or some with "block" and "block-additive"); dtype of the additive form.
-    Padded queries see real keys too: a fully masked row would be NaN in some kernels.
-    """
-    if attention == "own":
-        return None
-    if attention == "2d":
-        return attended.long()
-    keys = attended[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
-    if attention == "4d":
-        return keys
-    if block_length is None:
-        raise ValueError(f"attention {attention!r} needs the model's block_length, got None")
-    seen = keys & ((places // block_length)[:, None, None, :] <= (queries // block_length)[:, None, :, None])
-    if attention == "block":
-        return seen
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
