@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from hf_unmask.denoisers.caching import RowCache
-from hf_unmask.generation.advancing import Plan, advance, plan_next, raise_fault, status
+from hf_unmask.generation.advancing import advance
 from hf_unmask.generation.canvas import KINDS, Rows
+from hf_unmask.generation.faults import raise_fault
+from hf_unmask.generation.plan import Plan, plan_next, status
 from hf_unmask.generation.recording import Recording
 from hf_unmask.generation.run import Run
 
