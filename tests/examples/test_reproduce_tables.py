@@ -16,7 +16,7 @@ from operating_points import operating_point
 
 from hf_unmask.results.records import read_results
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "reproduce_tables.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "reproduce_tables.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Does the choice of order matter in the embedded environment? Accuracy and forward passes of every rule.
 
-    python examples/tiny_environment.py                     # validation problems
-    python examples/tiny_environment.py --split test --limit 600 --json tiny.json
+    python examples/benchmarks/tiny_environment.py                     # validation problems
+    python examples/benchmarks/tiny_environment.py --split test --limit 600 --json tiny.json
 
 Prints one Markdown table per task (blocks of a quarter of the answer beside full diffusion) with standard errors,
 then the bars that the environment has to clear. Deterministic rules need one run; ``random`` is a draw.

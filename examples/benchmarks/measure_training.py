@@ -1,7 +1,7 @@
 """Where the time of a training step goes: rollouts (frozen denoiser, policy, rewards) or updates of the policy.
 
-    python examples/measure_training.py          # a random denoiser of LLaDA's shape, above 100 million parameters
-    python examples/measure_training.py --tiny   # the embedded model, beside which the policy is not small
+    python examples/benchmarks/measure_training.py         # a random denoiser of LLaDA's shape, 135 million parameters
+    python examples/benchmarks/measure_training.py --tiny  # the embedded model, beside which the policy is not small
 
 The times are those that the trainer logs as ``time/rollout`` and ``time/update``; the first batch of rollouts, which
 pays for set-up, is left out.
@@ -31,7 +31,7 @@ PROMPTS, ROLLOUTS = 2, 8
 
 
 def random_denoiser(tokenizer: Any) -> torch.nn.Module:
-    """LLaDA's vocabulary, few layers: 134 million parameters."""
+    """LLaDA's vocabulary, few layers: 135 million parameters."""
     torch.manual_seed(0)
     config = EuroBertConfig(
         vocab_size=126_464,

@@ -1,7 +1,7 @@
 """How much of ``generate``'s time is spent outside the denoiser, on the embedded model.
 
-    python examples/measure_overhead.py
-    python examples/measure_overhead.py --samplers threshold:threshold=0.5 klass --batch-sizes 1 16 --repeats 9
+    python examples/benchmarks/measure_overhead.py
+    python examples/benchmarks/measure_overhead.py --samplers threshold:threshold=0.5 klass --repeats 9
 
 The denoiser's time is the time inside ``model.forward``, taken by hooks in the same run; everything else (adapter,
 token draw, sampler, bookkeeping) is the share printed. Repeats of all settings are interleaved, so that a machine

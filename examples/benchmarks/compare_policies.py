@@ -1,7 +1,7 @@
 """The packaged policies against every heuristic at equal budgets of forward passes, in the embedded environment.
 
-    torchrun --nproc-per-node 2 examples/compare_policies.py   # two processes of one thread: quickest on two cores
-    python examples/compare_policies.py                        # the same numbers from one process
+    torchrun --nproc-per-node 2 examples/benchmarks/compare_policies.py  # two of one thread: quickest on two cores
+    python examples/benchmarks/compare_policies.py                       # the same numbers from one process
 
 1. For each task and each regime that a policy was trained for, all dials of all heuristics are run on validation
    problems, then all dials of the policies; those that prove far too slow for every budget on the first problems are
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import shlex
 import sys
 import time
@@ -36,7 +37,6 @@ from typing import Any
 
 import torch
 from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
-from train_policy_tiny import COMMON, RECIPES
 
 from hf_unmask.evaluation.environment import environment
 from hf_unmask.evaluation.processes import Processes
@@ -66,6 +66,7 @@ BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SPEEDS = tuple(i / 20 for i in range(21))
 MIDDLE = 0.5
 FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
+ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- policies:start -->", "<!-- policies:end -->"
 BETA_DIAL, BLIND = ", beta dial", "blind "
 #: Inputs that are taken away. "revealed positions": their confidences and hidden states.
@@ -366,6 +367,7 @@ know that text is written from the left have rows of their own."""
 def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], measured: str) -> str:
     """The card of a packaged policy; the numbers are those of this run, its recipe and its config."""
     recipe = source.removeprefix(f"{BUILTIN}tiny-")
+    recipes = runpy.run_path(str(ROOT / "examples" / "train_policy_tiny.py"))
     mine = {
         task: {n: c for n, c in each.items() if n.removesuffix(BETA_DIAL).endswith(source)}
         for task, each in found.items()
@@ -377,7 +379,7 @@ def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[st
         load_policy(find_policy(source)),
         packaged=source,
         command=f"OMP_NUM_THREADS=1 python examples/train_policy_tiny.py --policy {recipe}",
-        recipe=COMMON | RECIPES[recipe],
+        recipe=recipes["COMMON"] | recipes["RECIPES"][recipe],
         findings="\n\n".join([_RULES, tables, f"({measured})"]),
         points=list(points.values()),
     )
@@ -385,7 +387,6 @@ def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[st
 
 def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], command: str) -> None:
     """Cards of the packaged policies, and their contests in short in the README."""
-    root = Path(__file__).resolve().parent.parent
     facts = environment(torch.device("cpu"), run.here.count)
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("hf_unmask", "torch", "transformers"))
     measured = (
@@ -395,9 +396,9 @@ def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], c
     )
     for source in run.configs:
         if source.startswith(BUILTIN):
-            path = root / "model_cards" / f"{source.removeprefix(BUILTIN)}.md"
+            path = ROOT / "model_cards" / f"{source.removeprefix(BUILTIN)}.md"
             path.write_text(card(source, run, found, extra, measured), "utf-8")
-    put_between(root / "README.md", START, END, [summary(found), f"({measured})"])
+    put_between(ROOT / "README.md", START, END, [summary(found), f"({measured})"])
 
 
 def summary(found: dict[str, dict[str, Any]]) -> str:

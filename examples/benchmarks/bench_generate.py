@@ -1,8 +1,8 @@
 """What a step of ``generate`` costs, against plainly written loops in this file, as ratios of one run.
 
-    python examples/bench_generate.py         # small shapes
-    python examples/bench_generate.py --full  # vocabularies of 126,464 and 152,064, prompt 512, length 256
-    python examples/bench_generate.py --tables loops cache  # some tables only: loops, cache, pool, rollouts, precision
+    python examples/benchmarks/bench_generate.py         # small shapes
+    python examples/benchmarks/bench_generate.py --full  # vocabularies of 126,464 and 152,064, prompt 512, length 256
+    python examples/benchmarks/bench_generate.py --tables loops cache  # of: loops, cache, pool, rollouts, precision
 
 Both sides get the same weights, dtype, threads and attention kernel, write the same number of tokens and make the same
 number of forward passes; ``same`` is the share of tokens that agree (the loops compute the softmax in float64, so that

@@ -1,8 +1,8 @@
 """All heuristics, tuned alike and compared under one protocol in the embedded environment.
 
-    torchrun --nproc-per-node 2 examples/reproduce_tables.py   # two processes of one thread: quickest on two cores
-    python examples/reproduce_tables.py                        # the same tables from one process
-    python examples/reproduce_tables.py --quick                # fewer problems, dials and block lengths: minutes
+    torchrun --nproc-per-node 2 examples/benchmarks/reproduce_tables.py  # two of one thread: quickest on two cores
+    python examples/benchmarks/reproduce_tables.py                       # the same tables from one process
+    python examples/benchmarks/reproduce_tables.py --quick               # fewer problems and dials: minutes
 
 1. Dials are chosen on validation problems, for each task, block length and rule by itself: all candidates of `grid` are
    run once, and of their Pareto set (accuracy against forward passes) five are kept, spread evenly over its range of
