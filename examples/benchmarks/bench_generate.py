@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable
@@ -26,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import EuroBertConfig, EuroBertForMaskedLM
 
-import hf_unmask
 from hf_unmask import Denoiser, UnmaskingPolicy, UnmaskingPolicyConfig, generate, generate_stream
+from hf_unmask.evaluation.environment import environment, environment_line
 from hf_unmask.generation import advancing
 from hf_unmask.samplers import ConfidenceSampler, EntropySampler, LearnedUnmaskingSampler, ThresholdSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
@@ -480,11 +477,8 @@ def main() -> None:
         rollouts(made, args)
     if "precision" in args.tables:
         precision(made, args)
-    print(
-        f"\n{datetime.date.today()}, {platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, "
-        f"float32, sdpa, Python {platform.python_version()}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, hf_unmask {hf_unmask.__version__}"
-    )
+    here = environment(made.device)
+    print(f"\n{environment_line(here, 'python')}, {here['threads']} threads, float32, sdpa")
 
 
 if __name__ == "__main__":

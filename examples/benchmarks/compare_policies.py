@@ -25,52 +25,45 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from operator import itemgetter
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from reproduce_tables import SEEDS, Cell, duration, evaluate_cell, expected, grid, put_between
+from tqdm import tqdm
 
-from hf_unmask.evaluation.environment import environment
+from hf_unmask.cli.demo_measuring import Setting, measure
+from hf_unmask.evaluation.environment import environment, environment_line
 from hf_unmask.evaluation.processes import Processes
-from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy
+from hf_unmask.evaluation.tuning import BETAS, SEEDS, SPEEDS, Cell, heuristic_dials, policy_dials
+from hf_unmask.policy import PolicyMismatchWarning
+from hf_unmask.policy.blinding import INPUTS, make_blind
 from hf_unmask.policy.card.rendering import render_card
 from hf_unmask.policy.hub.folders import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
+from hf_unmask.results.folder import read_contents
 from hf_unmask.results.frontier import hypervolume_of, method_of
-from hf_unmask.results.markdown import table
+from hf_unmask.results.markdown import put_between, table
 from hf_unmask.results.policy_against_heuristics import (
-    HEURISTIC,
     Round,
-    budgets_of,
     contest,
+    contest_summary,
     contest_table,
     dials_within,
     lead_text,
 )
-from hf_unmask.results.records import OperatingPoint, Setting, iter_samples
-from hf_unmask.results.statistics import paired_comparison, scores_by_prompt
+from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.statistics import paired_comparison
 from hf_unmask.samplers.specs import parse_sampler
-from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
+from hf_unmask.tiny import TASKS, held_out, load_tiny
 
 #: Further dials of the quickest rule, which the small budgets ask for.
 MORE_GAMMAS = (2.4, 3.2, 4.8, 6.4)
-TEMPERATURES = (0.5, 1.0, 2.0)
-BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-SPEEDS = tuple(i / 20 for i in range(21))
-MIDDLE = 0.5
 FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
 ROOT = Path(__file__).resolve().parents[2]
-START, END = "<!-- policies:start -->", "<!-- policies:end -->"
+MARKS = "policies"  # in the README
 BETA_DIAL, BLIND = ", beta dial", "blind "
-#: Inputs that are taken away. "revealed positions": their confidences and hidden states.
-INPUTS = ("confidences", "mask bits", "time", "hidden states", "revealed positions")
 
 
 @dataclass(frozen=True)
@@ -83,41 +76,9 @@ class Plan:
     stride: int = 1  # every how many-th dial is tried
 
 
-def make_blind(policy: UnmaskingPolicy, name: str) -> bool:
-    """Take an input away in place, by weights of zero or of one constant value. False if the policy has none."""
-    with torch.no_grad():
-        if name == "confidences":
-            policy.confidence_projection.weight.zero_()
-        elif name == "mask bits":
-            policy.mask_embedding.weight[1] = policy.mask_embedding.weight[0]
-        elif name == "time":
-            first = policy.time_mlp[0]
-            half = policy.config.time_size // 2
-            first.bias += first.weight[:, :half].sum(-1)  # cosines at time 0; the sines are 0
-            first.weight.zero_()
-        elif name == "revealed positions":
-            policy.config.reads_revealed = False
-        elif policy.hidden_projection is None:
-            return False
-        else:
-            policy.hidden_projection.weight.zero_()
-    return True
-
-
 def method(spec: str) -> str:
     """As in reports, with the beta dial of a speed-conditioned policy by itself."""
     return method_of(spec) + (BETA_DIAL if "speed=" in spec and "beta=" in spec else "")
-
-
-def learned_specs(source: str) -> list[str]:
-    """The dials of a policy."""
-    name, config = f"learned:{source}", load_policy(find_policy(source)).config
-    if config.speed_conditioned:
-        swept = [f"{name};speed={speed}" for speed in SPEEDS]
-        cooled = [f"{spec};policy_temperature=0.5" for spec in swept]
-        scaled = [f"{name};speed={MIDDLE};beta={beta}" for beta in BETAS if beta != 1]
-        return [*swept, *cooled, *(scaled if config.trained_for.get("block_length") is None else [])]
-    return [f"{name};policy_temperature={heat};beta={beta}" for heat in TEMPERATURES for beta in BETAS]
 
 
 @dataclass
@@ -138,61 +99,49 @@ class Run:
         self.here = Processes.here()
         self.configs = {source: load_policy(find_policy(source)).config for source in sources}
 
-    def say(self, text: str) -> None:
-        if self.here.first:
-            print(text, flush=True)
-
     def regimes(self) -> list[int | None]:
         found = [config.trained_for.get("block_length") for config in self.configs.values()]
         return list(dict.fromkeys(found))
 
     def heuristics(self, cell: Cell) -> list[str]:
         """Specs of a regime, without those that are sure to spend more than its largest budget."""
-        most = max(budgets(cell))
-        rules = [spec for specs in grid(cell, self.plan.stride).values() for spec in specs]
+        most = max(cell.budgets)
+        rules = [spec for specs in heuristic_dials(cell.width, self.plan.stride).values() for spec in specs]
         rules += [str(parse_sampler(f"entropy_bound:gamma={gamma}")) for gamma in MORE_GAMMAS]
-        return [spec for spec in rules if ":k=" not in spec or expected(spec, cell) <= most]
+        return [spec for spec in rules if ":k=" not in spec or cell.expected_forwards(spec) <= most]
 
     def affordable(self, cell: Cell, name: str, specs: Sequence[str]) -> list[str]:
         """Without dials that a few validation problems show to spend far more than the largest budget; never none."""
         points = self.evaluate(cell, "validation", specs, f"{name}-first", self.plan.first)
-        most = max(FAR * max(budgets(cell)), min(point.nfe_mean for point in points))
+        most = max(FAR * max(cell.budgets), min(point.nfe_mean for point in points))
         return [point.setting.sampler for point in points if point.nfe_mean <= most]
 
     def evaluate(
-        self, cell: Cell, split: str, specs: Sequence[str], name: str, limit: int | None = None
+        self, cell: Cell, split: str, specs: Sequence[str], name: str, limit: int | None = None, **options: Any
     ) -> list[OperatingPoint]:
         """A stage, in a folder of its own."""
-        tuning = split == "validation"
-        self.say(f"{cell.key}, {name}: {len(specs)} samplers")
-        return evaluate_cell(
+        self.here.say(f"{cell.key}, {name}: {len(specs)} samplers")
+        return cell.evaluate(
             self.model,
             self.tokenizer,
-            cell,
             split,
             specs,
-            seeds=SEEDS[:1] if tuning or name.endswith(BLIND.strip()) else SEEDS,
-            limit=limit or (self.plan.validation if tuning else self.plan.problems),
+            limit=limit or (self.plan.validation if split == "validation" else self.plan.problems),
             out=self.folder(cell, name),
+            **options,
         )
 
     def folder(self, cell: Cell, name: str) -> Path:
         return self.out / cell.task / cell.name / name
 
-    def scores(self, cell: Cell, name: str) -> dict[str, dict[int, float]]:
-        by_key: dict[str, list[Any]] = {}
-        for sample in iter_samples(self.folder(cell, name) / "samples.jsonl"):
-            by_key.setdefault(sample.setting.key, []).append(sample)
-        return {key: scores_by_prompt(samples) for key, samples in by_key.items()}
-
     def both(self, cell: Cell, name: str, specs: Sequence[str], known: Measured) -> None:
         """Tune on validation problems, then run what was best within any of the regime's budgets on test problems."""
         tuning = self.evaluate(cell, "validation", self.affordable(cell, name, specs), f"{name}-validation")
-        kept = {p.setting.sampler: None for b in budgets(cell) for p in dials_within(tuning, b, method).values()}
+        kept = {p.setting.sampler: None for b in cell.budgets for p in dials_within(tuning, b, method).values()}
         known.tuning += tuning
         if kept:
             known.testing += self.evaluate(cell, "test", list(kept), f"{name}-test")
-            known.scores |= self.scores(cell, f"{name}-test")
+            known.scores |= read_contents(self.folder(cell, f"{name}-test")).scores
 
     def task(self, task: str) -> Iterator[tuple[str, Any]]:
         """All stages of a task; names and contents of its results."""
@@ -202,8 +151,7 @@ class Run:
             self.both(cell, "heuristics", self.heuristics(cell), known)
         homes = {source: Cell(task, config.trained_for.get("block_length")) for source, config in self.configs.items()}
         for source, cell in homes.items():
-            specs = [str(parse_sampler(spec)) for spec in learned_specs(source)[:: self.plan.stride]]
-            self.both(cell, slug(source), specs, known)
+            self.both(cell, slug(source), policy_dials(source, self.plan.stride), known)
         for source, cell in homes.items():
             for name in [f"learned:{source}", f"learned:{source}{BETA_DIAL}"]:
                 if any(method(p.setting.sampler) == name for p in known.tuning):
@@ -213,12 +161,13 @@ class Run:
 
     def blind(self, cell: Cell, source: str, known: Measured) -> list[dict[str, Any]]:
         """The policy at the middle budget's dial, whole and blind to one input each."""
-        budget = budgets(cell)[1]
+        budget = cell.budgets[1]
         here = [point for point in known.tuning if point.setting.block_length == cell.block_length]
         dial = dials_within(here, budget, method).get(f"learned:{source}")
         if dial is None:
             return []
-        (whole,) = [point for point in known.testing if point.setting == test_setting(dial.setting)]
+        tested = replace(dial.setting, dataset=dial.setting.dataset.replace(":validation", ":test"))
+        (whole,) = [point for point in known.testing if point.setting == tested]
         specs = {}
         for name in INPUTS:
             policy = load_policy(find_policy(source))
@@ -228,8 +177,8 @@ class Run:
                     save_policy(policy, folder)
                 self.here.wait()
                 specs[str(parse_sampler(dial.setting.sampler.replace(source, str(folder))))] = name
-        points = self.evaluate(cell, "test", list(specs), f"{slug(source)}-blind")
-        theirs = self.scores(cell, f"{slug(source)}-blind")
+        points = self.evaluate(cell, "test", list(specs), f"{slug(source)}-blind", seeds=SEEDS[:1])
+        theirs = read_contents(self.folder(cell, f"{slug(source)}-blind")).scores
         rows = [{"without": "nothing", "accuracy": whole.accuracy, "nfe": whole.nfe_mean, "lead": None}]
         for point in points:
             lead = paired_comparison(known.scores[whole.setting.key], theirs[point.setting.key])
@@ -241,16 +190,6 @@ class Run:
 def slug(source: str) -> str:
     """A policy's name as part of a file name."""
     return source.removeprefix(BUILTIN).strip("/").replace("/", "-")
-
-
-def budgets(cell: Cell) -> tuple[float, ...]:
-    """Of a cell, in forward passes."""
-    return budgets_of(answer_length(cell.task), cell.block_length)
-
-
-def test_setting(setting: Setting) -> Setting:
-    """The same on test problems."""
-    return Setting(**{**asdict(setting), "dataset": setting.dataset.replace(":validation", ":test")})
 
 
 # ------------------------------------------------------------------------------------------------------ other questions
@@ -285,30 +224,25 @@ def calibrations(run: Run, source: str) -> list[dict[str, float]]:
     config = run.configs[source]
     for task in TASKS:
         cell = Cell(task, config.trained_for.get("block_length"))
-        options = {"max_new_tokens": answer_length(task), "block_length": cell.block_length}
-        prompts = {split: [p.prompt for p in held_out(task, split, 200)] for split in ("validation", "test")}
+        tuning, testing = held_out(task, "validation", 200), held_out(task, "test", 200)
         for target in targets(cell):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # what it would say is in the table
                     found = sampler.calibrate(
-                        run.model, prompts["validation"], target_nfe=target, tokenizer=run.tokenizer, **options
+                        run.model,
+                        [problem.prompt for problem in tuning],
+                        target_nfe=target,
+                        tokenizer=run.tokenizer,
+                        max_new_tokens=cell.length,
+                        block_length=cell.block_length,
                     )
             except ValueError as error:
                 rows.append({"task": task, "target": target, "error": str(error)})
                 continue
-            ids = run.tokenizer(prompts["test"], return_tensors="pt", padding=True, padding_side="left")
-            output = run.model.generate(
-                ids["input_ids"],
-                attention_mask=ids["attention_mask"],
-                sampler=found,
-                seed=1,
-                return_dict_in_generate=True,
-                **options,
-            )
-            rows.append(
-                {"task": task, "target": target, "dial": found.speed, "test_nfe": output.nfe.double().mean().item()}
-            )
+            setting = Setting(task, cell.block_length, found)
+            row = measure(run.model, run.tokenizer, setting, testing, seed=1, batch_size=len(testing))
+            rows.append({"task": task, "target": target, "dial": found.speed, "test_nfe": row.nfe})
     return rows
 
 
@@ -387,44 +321,23 @@ def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[st
 
 def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], command: str) -> None:
     """Cards of the packaged policies, and their contests in short in the README."""
-    facts = environment(torch.device("cpu"), run.here.count)
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("hf_unmask", "torch", "transformers"))
+    here = environment_line(environment(run.model.device, run.here.count))
     measured = (
         f"{run.plan.problems} test problems per task, dials chosen on {run.plan.validation} validation problems, "
-        f"stochastic samplers with {len(SEEDS)} seeds, {facts['date'][:10]}, {versions}, {facts['hardware']}; "
-        f"`{command}`"
+        f"stochastic samplers with {len(SEEDS)} seeds, {here}; `{command}`"
     )
     for source in run.configs:
         if source.startswith(BUILTIN):
             path = ROOT / "model_cards" / f"{source.removeprefix(BUILTIN)}.md"
             path.write_text(card(source, run, found, extra, measured), "utf-8")
-    put_between(ROOT / "README.md", START, END, [summary(found), f"({measured})"])
-
-
-def summary(found: dict[str, dict[str, Any]]) -> str:
-    """A line per packaged policy, task and budget: the policy and the best heuristic of the same regime."""
-    lines = []
-    for task, contents in found.items():
-        for name, content in contents.items():
-            policy = name.removeprefix(f"learned:{BUILTIN}")
-            if policy == name or name.endswith(BETA_DIAL):
-                continue
-            for one in content:
-                lines.append([f"`{policy}`", task, f"{one.budget:g}", *summary_cells(one)])
-    return table(
-        ["policy", "task", "most NFE", "accuracy (NFE)", "best heuristic", "lead"], sorted(lines, key=itemgetter(0))
-    )
-
-
-def summary_cells(one: Round) -> list[str]:
-    rival = one.against(HEURISTIC)
-    if one.point is None or rival is None:
-        return ["-", "-", "-"]
-    return [
-        f"{100 * one.point.accuracy:.1f} ({one.point.nfe_mean:.2f})",
-        f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{rival.point.setting.sampler}`",
-        lead_text(rival.comparison.difference, *rival.comparison.interval),
+    rounds = [
+        (name.removeprefix(f"learned:{BUILTIN}"), task, one)
+        for task, contents in found.items()
+        for name, content in contents.items()
+        if name.startswith(f"learned:{BUILTIN}") and not name.endswith(BETA_DIAL)
+        for one in content
     ]
+    put_between(ROOT / "README.md", MARKS, [contest_summary(rounds), f"({measured})"])
 
 
 def as_plain(content: Sequence[Any]) -> list[Any]:
@@ -454,14 +367,13 @@ def main() -> None:
     if args.conditioned in run.configs:
         extra["calibrations"] = calibrations(run, args.conditioned)
     text = report(found, extra)
-    run.say(text)
+    run.here.say(text)
     (args.out / "policies.md").write_text(text + "\n", "utf-8")
     plain = {task: {name: as_plain(content) for name, content in each.items()} for task, each in found.items()}
     (args.out / "policies.json").write_text(json.dumps({"tasks": plain, **extra}, indent=1) + "\n", "utf-8")
     if args.publish:
-        starter = ["torchrun", "--nproc-per-node", str(run.here.count)] if run.here.count > 1 else ["python"]
-        publish(run, found, extra, shlex.join([*starter, *sys.argv]))
-    run.say(f"This run took {duration(time.perf_counter() - started)}.")
+        publish(run, found, extra, run.here.command)
+    run.here.say(f"This run took {tqdm.format_interval(time.perf_counter() - started)}.")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ that gets slower in between touches all of them; the median share of the repeats
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import statistics
 import time
 from typing import Any
 
 import torch
-import transformers
 
 import hf_unmask
+from hf_unmask.evaluation.environment import environment, environment_line
 from hf_unmask.samplers.specs import parse_samplers
 from hf_unmask.tiny import answer_length, held_out
 
@@ -90,11 +88,8 @@ def main() -> None:
         outside = statistics.median((total - denoiser) / calls for total, denoiser, _ in runs[place])
         share = statistics.median((total - denoiser) / total for total, denoiser, _ in runs[place])
         print(f"{size:5d}  {sampler!s:28} {calls:5d} {1e3 * inside:8.2f} {1e3 * outside:16.2f} {share:8.1%}")
-    print(
-        f"{datetime.date.today()}, {platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"hf_unmask {hf_unmask.__version__}"
-    )
+    here = environment(model.device)
+    print(f"{environment_line(here, 'python')}, {here['threads']} threads")
 
 
 if __name__ == "__main__":

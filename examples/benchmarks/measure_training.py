@@ -10,18 +10,15 @@ pays for set-up, is left out.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import tempfile
 from typing import Any
 
 import torch
-import transformers
 import trl
 from datasets import Dataset
 from transformers import EuroBertConfig, EuroBertForMaskedLM
 
-import hf_unmask
+from hf_unmask.evaluation.environment import environment, environment_line
 from hf_unmask.policy import UnmaskingPolicyConfig
 from hf_unmask.tiny import held_out, load_tiny
 from hf_unmask.trainers import SpeedReward, UnmaskingGRPOConfig, UnmaskingGRPOTrainer
@@ -97,11 +94,8 @@ def main() -> None:
         f"{PROMPTS * ROLLOUTS} rollouts of {args.positions} positions, {forwards:.1f} forward passes each"
     )
     print(f"rollouts {rollout:.1f} s, updates {update:.1f} s: updates take {update / (rollout + update):.1%} of a step")
-    print(
-        f"{datetime.date.today()}, {platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}, "
-        f"hf_unmask {hf_unmask.__version__}"
-    )
+    here = environment(model.device)
+    print(f"{environment_line(here)}, {here['threads']} threads, trl {trl.__version__}")
 
 
 if __name__ == "__main__":

@@ -10,21 +10,18 @@ then the bars that the environment has to clear. Deterministic rules need one ru
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
-import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-import transformers
 from rich.console import Console
 from rich.progress import track
 
-import hf_unmask
 from hf_unmask.cli.demo_measuring import DemoRow, measure, settings
+from hf_unmask.evaluation.environment import environment, environment_line
+from hf_unmask.results.markdown import table
 from hf_unmask.samplers.specs import parse_samplers
 from hf_unmask.tiny import TASKS, held_out, load_tiny
 
@@ -47,15 +44,15 @@ CONFIDENCE = (
 OTHERS = ("dilated", "eos_suppress(threshold:threshold=0.95)")
 
 
-def table(rows: list[DemoRow], task: str) -> str:
+def task_table(rows: list[DemoRow], task: str) -> str:
     """Markdown: one line per sampler, both regimes."""
     found = {(row.sampler, row.block_length is None): row for row in rows if row.task == task}
     blocks = next(row.regime for row in rows if row.task == task and row.block_length)
-    lines = [f"| {task} | {blocks}: accuracy @ NFE | full diffusion: accuracy @ NFE |", "|---|---|---|"]
+    lines = []
     for spec in dict.fromkeys(row.sampler for row in rows):
         cells = [f"{percent(found[spec, full])} @ {found[spec, full].nfe:.1f}" for full in (False, True)]
-        lines.append(f"| `{spec}` | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
+        lines.append([f"`{spec}`", *cells])
+    return table([task, f"{blocks}: accuracy @ NFE", "full diffusion: accuracy @ NFE"], lines)
 
 
 def percent(row: DemoRow) -> str:
@@ -115,13 +112,13 @@ def main() -> None:
         print(f"{row.task}, {row.regime}, {row.sampler}: {percent(row)} @ {row.nfe:.1f}", file=sys.stderr)
         if args.json:
             args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    here = environment(model.device)
     print(
-        f"{args.split}, {args.limit} problems per task, seed {args.seed}, {datetime.date.today()}, "
-        f"hf_unmask {hf_unmask.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{torch.get_num_threads()} threads, {platform.machine()}\n"
+        f"{args.split}, {args.limit} problems per task, seed {args.seed}, {environment_line(here)}, "
+        f"{here['threads']} threads\n"
     )
     for task in TASKS:
-        print(table(rows, task), "\n")
+        print(task_table(rows, task), "\n")
     for text, holds in bars(rows):
         print(f"- [{'x' if holds else ' '}] {text}")
 

@@ -1,9 +1,9 @@
 """Evaluation: samplers compared on the same prompts, with the statistics that the comparison needs.
 
 Floor 7: may import everything below. Start in `running`, which carries an evaluation out; `planning` is what it
-consists of, `worker` one unit of it, `storage` what makes it survive a crash. What is computed from its files
-afterwards lies in `hf_unmask.results`, reports in `hf_unmask.report`; ``from hf_unmask.evaluation import statistics``
-finds them too.
+consists of, `worker` one unit of it, `storage` what makes it survive a crash, `tuning` which dials are worth trying.
+What is computed from its files afterwards lies in `hf_unmask.results`, reports in `hf_unmask.report`; ``from
+hf_unmask.evaluation import statistics`` finds them too.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,10 +19,11 @@ from torch import nn
 from hf_unmask import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "evaluate", "math-verify", "scipy")
+_NAMED = ("hf_unmask", "torch", "transformers")
 _SHOWN = 16  # numbers of every parameter that go into a fingerprint
 
 
-def environment(device: torch.device, processes: int) -> dict[str, Any]:
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Versions, hardware and the like, as JSON holds them."""
     versions = {"hf_unmask": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
@@ -39,6 +41,15 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def environment_line(facts: Mapping[str, Any], *further: str) -> str:
+    """What `environment` found, in a line for people: date, versions, hardware.
+
+    ``further``: packages whose versions are named beside those of this one, torch and transformers.
+    """
+    versions = (f"{name} {facts['versions'][name]}" for name in (*_NAMED, *further))
+    return ", ".join([facts["date"][:10], *versions, facts["hardware"]])
 
 
 def weights_fingerprint(module: nn.Module) -> str:

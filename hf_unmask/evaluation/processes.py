@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,6 +35,18 @@ class Processes:
     def first(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
+
+    @property
+    def command(self) -> str:
+        """The command line that these processes were started with, to be noted beside results; for one machine."""
+        starter = ["torchrun", "--nproc-per-node", str(self.count)] if self.count > 1 else ["python"]
+        return shlex.join([*starter, *sys.argv])
+
+    def say(self, text: str) -> None:
+        """A line on stdout, once."""
+        if self.first:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -150,6 +150,24 @@ def contest_table(title: str, rounds: Sequence[Round]) -> str:
     return table([title, *(f"at most {one.budget:g} NFE" for one in rounds)], lines)
 
 
+def contest_summary(rows: Iterable[tuple[str, str, Round]]) -> str:
+    """Markdown: a line per policy, task and round, by policy; beside it the best heuristic of the same regime."""
+    heads = ["policy", "task", "most NFE", "accuracy (NFE)", "best heuristic", "lead"]
+    ordered = sorted(rows, key=lambda row: row[0])
+    return table(heads, [[f"`{name}`", task, f"{one.budget:g}", *_summed_up(one)] for name, task, one in ordered])
+
+
+def _summed_up(one: Round) -> list[str]:
+    rival = one.against(HEURISTIC)
+    if one.point is None or rival is None:
+        return ["-", "-", "-"]
+    return [
+        f"{100 * one.point.accuracy:.1f} ({one.point.nfe_mean:.2f})",
+        f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{rival.point.setting.sampler}`",
+        lead_text(rival.comparison.difference, *rival.comparison.interval),
+    ]
+
+
 def lead_text(difference: float, low: float, high: float) -> str:
     """A paired difference of shares and its interval, in points."""
     return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

@@ -1,4 +1,4 @@
-"""The script behind the tables: which dials it keeps, and one whole run of it in small."""
+"""The script behind the tables: one whole run of it in small."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from operating_points import operating_point
 
+from hf_unmask.evaluation.tuning import heuristic_dials
 from hf_unmask.results.records import read_results
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "reproduce_tables.py"
@@ -30,29 +30,29 @@ def script():
     del sys.modules[spec.name]
 
 
-def test_dials_are_spread_over_the_forward_passes_of_the_pareto_set(script):
-    measured = [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4), (9, 0.5), (10, 0.6), (5, 0.35), (10, 0.55), (2, 0.2)]
-    points = [operating_point(nfe, accuracy, sampler=f"confidence:k={i}") for i, (nfe, accuracy) in enumerate(measured)]
-    # on the front: 1, 2, 3, 4, 9, 10; targets for three dials: 1, 5.5, 10
-    assert script.chosen(points, 3) == {"confidence:k=0": 1, "confidence:k=3": 4, "confidence:k=5": 10}
-    assert list(script.chosen(points, 9).values()) == [1, 2, 3, 4, 9, 10]
-    assert list(script.chosen(points[-1:], 5).values()) == [2]
-
-
 def test_candidates_differ_and_fit_their_block(script):
     for cell in script.cells(script.FULL):
-        rules = script.grid(cell, 1)
+        rules = heuristic_dials(cell.width)
         assert len(rules) == 13 and cell.width in (6, 10, 12, 20, 24, 40)
         specs = [spec for found in rules.values() for spec in found]
         assert len(set(specs)) == len(specs)
         assert max(getattr(script.parse_sampler(spec), "k", 1) for spec in specs) <= cell.width
 
 
-def test_expected_forward_passes_are_exact_where_the_dial_fixes_them(script):
-    assert script.expected("confidence:k=3", script.Cell("chain_sum", 10)) == 4 * 4
-    assert script.expected("confidence:k=3", script.Cell("chain_sum", None)) == 14
-    assert script.expected("threshold", script.Cell("chain_sum", None)) == pytest.approx(12)
+def test_stochastic_rules_are_run_with_every_seed(script):
     assert script.runs("random:k=2") == 3 and script.runs("threshold") == 1
+
+
+def test_a_readme_without_marks_is_refused_before_the_hours_of_a_run(script, tmp_path, monkeypatch, capsys):
+    readme = tmp_path / "README.md"
+    for text in (None, "no marks"):
+        if text is not None:
+            readme.write_text(text)
+        monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", "--readme", str(readme), "--out", str(tmp_path / "o")])
+        with pytest.raises(SystemExit) as end:
+            script.main()
+        assert end.value.code == 2 and str(readme) in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 # ------------------------------------------------------------------------------------------- whole runs, in small
@@ -131,15 +131,14 @@ def test_torchrun_gives_the_tables_of_one_process(small, finished, tmp_path):
 def test_a_readme_gets_tables_and_plots(script, finished, tmp_path):
     run_before = script.Run(script.Plan(**SMALL), finished[0])
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{script.START}\nof last time\n{script.END}\nafter\n")
+    start, end = "<!-- tables:start -->", "<!-- tables:end -->"
+    readme.write_text(f"before\n{start}\nof last time\n{end}\nafter\n")
     script.publish(run_before, readme, "the command")
     text = readme.read_text()
-    assert text.startswith(
-        f"before\n{script.START}\n\n| chain_sum: best of | blocks of 10 | full diffusion | best heuris"
-    )
-    assert text.endswith(f"`the command`)\n\n{script.END}\nafter\n") and "of last time" not in text
+    assert text.startswith(f"before\n{start}\n\n| chain_sum: best of | blocks of 10 | full diffusion | best heuris")
+    assert text.endswith(f"`the command`)\n\n{end}\nafter\n") and "of last time" not in text
     for name in re.findall(r"\((examples/figures/[^)]+)\)", text):
         assert (tmp_path / name).stat().st_size > 1000
     readme.write_text("no marks")
-    with pytest.raises(SystemExit, match="must hold"):
+    with pytest.raises(ValueError, match="must hold"):
         script.publish(run_before, readme, "")

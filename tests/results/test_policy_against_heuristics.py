@@ -8,8 +8,10 @@ from operating_points import operating_point
 from hf_unmask.results.policy_against_heuristics import (
     ANYWHERE,
     HEURISTIC,
+    Round,
     budgets_of,
     contest,
+    contest_summary,
     contest_table,
     dials_within,
 )
@@ -104,3 +106,13 @@ def test_a_budget_that_no_dial_keeps(rounds):
     lines = contest_table("t", [*rounds, *found]).splitlines()
     assert lines[0].count("at most") == 6 and "| - |" in lines[2]
     assert any(line.startswith(f"| {HEURISTIC} |") and "lead +30.0 [" in line for line in lines)
+
+
+def test_the_summary_has_a_line_per_policy_task_and_budget(rounds):
+    """Lines by policy, whatever order they come in; no number where no dial keeps to the budget."""
+    nothing = Round(6, None)
+    lines = contest_summary([("b", "sums", rounds[0]), ("b", "grids", rounds[2]), ("a", "sums", nothing)]).splitlines()
+    assert lines[0] == "| policy | task | most NFE | accuracy (NFE) | best heuristic | lead |"
+    assert lines[2] == "| `a` | sums | 6 | - | - | - |"
+    assert lines[3].startswith("| `b` | sums | 4 | 90.0 (3.00) | 60.0 (4.00) `margin` | +30.0 [")
+    assert lines[4].startswith("| `b` | grids | 8 | 90.0 (3.00) | ") and len(lines) == 5
