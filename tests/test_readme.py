@@ -74,6 +74,21 @@ def test_layout_names_every_room() -> None:
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
+def test_files_that_are_named_exist() -> None:
+    """In the README, the cards, the examples and the package: a script that was moved, under its old path."""
+    texts = [ROOT / "README.md", *(ROOT / "model_cards").glob("*.md"), *(ROOT / "examples").rglob("*.*")]
+    texts += [*(ROOT / "hf_unmask").rglob("*.py"), *(ROOT / "trainers").glob("*.py")]
+    file = re.compile(r"\b(?:examples|tests|model_cards|hf_unmask)/[a-z\d_./-]+\.(?:py|md|png)\b")
+    found = {
+        (name, path.relative_to(ROOT).as_posix())
+        for path in texts
+        if path.suffix in (".md", ".py")
+        for name in file.findall(path.read_text("utf-8"))
+    }
+    assert {"examples/benchmarks/bench_generate.py", "examples/train_policy_tiny.py"} <= {name for name, _ in found}
+    assert {(name, where) for name, where in found if not (ROOT / name).exists()} == set()
+
+
 def test_commands_exist() -> None:
     """No promised command that is not there."""
     from typer.main import get_command

@@ -9,6 +9,7 @@ import pytest
 
 from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.policy.hub.folders import PACKAGED
+from hf_unmask.policy.hub.repository import is_rendered
 from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import held_out, load_tiny
 
@@ -23,6 +24,15 @@ def test_what_is_packaged():
         assert sorted(path.name for path in (PACKAGED / name).iterdir()) == ["config.json", "model.safetensors"]
         assert sum(path.stat().st_size for path in (PACKAGED / name).iterdir()) < 2_000_000
         assert name in (CARDS / f"{name}.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_is_as_it_was_rendered(name):
+    """Text typed into a card by hand, or a path that was replaced in it without a new seal."""
+    card = (CARDS / f"{name}.md").read_text("utf-8")
+    assert is_rendered(card)
+    assert f"python examples/train_policy_tiny.py --policy {name.removeprefix('tiny-')}\n" in card
+    assert "examples/benchmarks/compare_policies.py" in card
 
 
 @pytest.mark.parametrize("name", NAMES)
