@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,6 +12,13 @@ import torch
 from models import BUILDERS
 
 torch.set_num_threads(1)
+gc.disable()  # until everything is imported; see below
+
+
+def pytest_collection_finish():
+    """What was imported stays: going through it again and again would be a twentieth of the suite."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

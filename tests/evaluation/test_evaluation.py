@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
-import evaluation_run
 import numpy as np
 import pytest
 import torch
 from evaluation_run import ROWS, SAMPLERS, run, tiny_tokenizer
+from forked import Forked, launch
 from models import tiny_eurobert
 from operating_points import SETTING
 from typer.testing import CliRunner
@@ -37,7 +34,6 @@ from hf_unmask.results.aggregation import aggregate
 from hf_unmask.results.records import Sample, Setting, Timing, comparable, read_results, read_samples, read_timings
 from hf_unmask.samplers import EosSuppressSampler, RandomSampler, ThresholdSampler
 
-SCRIPT = Path(evaluation_run.__file__)
 SETTINGS = 2 * 2 * len(SAMPLERS)  # tasks, block lengths
 ANSWERS = 8 * 2 * (2 + 1 + 1)  # prompts, block lengths, seeds of the samplers
 
@@ -206,14 +202,11 @@ def test_foreign_metrics_are_computed_answer_by_answer(tmp_path):
 
 def test_kill_and_restart_end_in_the_same_files(whole, tmp_path):
     folder = tmp_path / "killed"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(SCRIPT), str(folder)], env=environment)
     timings = folder / "timings.jsonl"
-    while not timings.exists() or timings.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Forked(run, folder) as process:
+        process.wait_until(lambda: timings.exists() and timings.read_bytes().count(b"\n") >= 3)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     assert not (folder / "results.json").exists()
     begun = (folder / "samples.jsonl").read_bytes()
     run(folder)
@@ -303,9 +296,7 @@ def test_the_bar_shows_the_time_that_is_left(tmp_path, monkeypatch):
 
 
 def test_two_processes_give_the_results_of_one(whole, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, str(SCRIPT), str(tmp_path)], env=environment, timeout=600, check=True)
+    launch(run, tmp_path)
     assert_same(tmp_path, whole)
     assert read_results(tmp_path / "results.json")[0].environment["processes"] == 2
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
 import sys
+import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-import models
 import pytest
 import torch
+from forked import Forked
 from models import MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -382,41 +380,28 @@ def test_failing_streamer_is_reported(model):
     assert streamer.ended == 1
 
 
-SCRIPT = """
-import signal, time, torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
-torch.set_num_threads(1)
-from models import tiny_eurobert
-from hf_unmask import generate
-from hf_unmask.samplers import RandomSampler
-from transformers.generation.streamers import BaseStreamer
+def interrupted():
+    """Two generations, the first of which waits for Ctrl-C."""
+    model, streamer = tiny_eurobert(), Ended()
+    ids = torch.tensor([[5, 6]])
 
-class Ended(BaseStreamer):
-    ended = 0
-    def put(self, value): pass
-    def end(self): self.ended += 1
+    def ready(event):
+        if event.steps[0] == 3:
+            sys.stdout.write("ready\n")
+        time.sleep(0.1)
 
-model, streamer = tiny_eurobert(), Ended()
-ids = torch.tensor([[5, 6]])
-def ready(event):
-    if event.steps[0] == 3:
-        print("ready", flush=True)
-    time.sleep(0.1)
-try:
-    generate(model, ids, sampler=RandomSampler(), max_new_tokens=100, streamer=streamer, on_step=ready)
-    print("not interrupted")
-except KeyboardInterrupt:
-    print("interrupted", streamer.ended, generate(model, ids, sampler=RandomSampler(), max_new_tokens=3).shape[1])
-"""
+    try:
+        generate(model, ids, sampler=RandomSampler(), max_new_tokens=100, streamer=streamer, on_step=ready)
+        sys.stdout.write("not interrupted\n")
+    except KeyboardInterrupt:
+        again = generate(model, ids, sampler=RandomSampler(), max_new_tokens=3)
+        sys.stdout.write(f"interrupted {streamer.ended} {again.shape[1]}\n")
 
 
 def test_real_interrupt():
     """Prevents Ctrl-C from being swallowed or from killing the process without clean-up."""
-    environment = os.environ | {"PYTHONPATH": str(Path(models.__file__).parent), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
+    with Forked(interrupted) as process:
+        process.wait_until(lambda: process.out == "ready\n")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-    assert out == "interrupted 1 5\n", err[-2000:]
+        assert process.wait() == 0, process.err
+        assert process.out == "ready\ninterrupted 1 5\n", process.err

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 
 import pytest
+from forked import Forked
 
 lm_eval = pytest.importorskip("lm_eval")
 
@@ -54,17 +55,26 @@ def answers(count=6, options=None, **arguments):
     return model(**arguments).generate_until(requests(count, **(options or {})), disable_tqdm=True)
 
 
-def test_the_harness_runs_a_local_task_with_a_spec_in_its_own_argument_syntax(tmp_path):
+def run_harness(*arguments):
+    """``python -m hf_unmask.integrations.lm_eval`` with these arguments."""
+    sys.argv = ["lm_eval", *arguments]
+    runpy.run_module("hf_unmask.integrations.lm_eval", run_name="__main__", alter_sys=True)
+
+
+def test_the_harness_runs_a_local_task_with_a_spec_in_its_own_argument_syntax(tmp_path, monkeypatch):
     problems = held_out("chain_sum", "validation", 8)
     data = tmp_path / "sums.jsonl"
     data.write_text("".join(json.dumps({"prompt": p.prompt, "answer": p.answer}) + "\n" for p in problems))
     (tmp_path / "sums.yaml").write_text(TASK.format(data=data))
     spec = "eos_suppress(klass:tau=0.6;eps=0.02)"
-    command = [sys.executable, "-m", "hf_unmask.integrations.lm_eval", "--model", "hf_unmask", "--tasks", "tiny_sums"]
-    command += ["--model_args", f"pretrained=tiny,sampler={spec},block_length=10,max_new_tokens=40,batch_size=4"]
-    command += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--device", "cpu"]
-    done = subprocess.run([*command, "--log_samples"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    # its own tasks would be looked for here: reading those ten thousand files takes longer than all the rest
+    monkeypatch.setattr("lm_eval.tasks.manager.__file__", str(tmp_path / "nothing" / "manager.py"))
+    arguments = ["--model", "hf_unmask", "--tasks", "tiny_sums", "--device", "cpu", "--log_samples"]
+    arguments += ["--model_args", f"pretrained=tiny,sampler={spec},block_length=10,max_new_tokens=40,batch_size=4"]
+    arguments += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
+    with Forked(run_harness, *arguments) as process:
+        assert process.wait() == 0, process.err[-3000:]
+        said = process.err
     (path,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(path.read_text())
     own = results["config"]["hf_unmask"]
@@ -72,7 +82,7 @@ def test_the_harness_runs_a_local_task_with_a_spec_in_its_own_argument_syntax(tm
     figures = own["tasks"]["tiny_sums"]
     assert figures["requests"] == 8 and 1 <= figures["nfe_mean"] <= 40
     assert figures["tokens_per_forward"] == pytest.approx(40 / figures["nfe_mean"])
-    assert f"tiny_sums, {spec}: {figures['nfe_mean']:.2f} forward passes per answer" in done.stderr
+    assert f"tiny_sums, {spec}: {figures['nfe_mean']:.2f} forward passes per answer" in said
     expected = answers(8, sampler=spec, block_length=10, batch_size=8)
     solved = sum(p.solved_by(text) for p, text in zip(problems, expected, strict=True)) / 8
     assert results["results"]["tiny_sums"]["exact_match,last"] == pytest.approx(solved)

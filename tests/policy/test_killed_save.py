@@ -6,12 +6,12 @@ import functools
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from hostile_repos import CONFIG, WEIGHTS, write_policy
 
 from hf_unmask.policy import load_policy, save_policy
@@ -36,9 +36,8 @@ def save_until_killed(new: Path, target: Path, moment: int) -> None:
     save_policy(policy, target)
 
 
-def main(root: Path) -> None:
+def save_over_and_first(root: Path) -> None:
     """One child after the other, killed later and later, until one gets through: they save to over/1, over/2 ..."""
-    torch.set_num_threads(1)  # no threads, so that forking is safe
     for kind in ("over", "first"):
         moment = code = 1
         while code:
@@ -62,7 +61,8 @@ def root(tmp_path_factory):
     write_policy(root / "old", **OLD)
     (root / "old" / "README.md").write_text("card")
     write_policy(root / "new", seed=1, **NEW)
-    subprocess.run([sys.executable, __file__, str(root)], check=True, timeout=600)
+    with Forked(save_over_and_first, root) as process:
+        assert process.wait() == 0, process.err
     return root
 
 
@@ -154,7 +154,3 @@ def test_a_hidden_folder_in_use_is_left_alone(root, tmp_path):
     os.utime(tmp_path / ".policy.saving-old", (0, 0))
     save_policy(original(root / "old"), target)
     assert sorted(os.listdir(tmp_path)) == [".policy.saving-new", "policy", "policy.saving-b"]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

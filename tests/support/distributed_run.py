@@ -1,10 +1,9 @@
-"""A small training run for `torchrun`; every process writes what it ends with: `distributed_run.py FOLDER BATCH`."""
+"""A small training run for several processes, each of which writes what it ends with."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from hf_unmask.trainers import SpeedReward
 
 def finished(folder: str, batch: int) -> dict[str, Any]:
     """Weights, evaluation and logs. ``batch`` rows per process, three groups of four among all of them."""
-    torch.set_num_threads(1)
     settings = {"max_steps": 4, "per_device_train_batch_size": batch, "save_strategy": "steps", "save_steps": 4}
     run = make_trainer(
         f"{folder}/run",
@@ -52,7 +50,7 @@ def interrupted(folder: str, here: bool) -> int:
     return run.state.global_step
 
 
-if __name__ == "__main__":
-    found = finished(sys.argv[1], int(sys.argv[2]))
-    torch.save(found, f"{sys.argv[1]}/rank-{torch.distributed.get_rank()}.pt")
+def main(folder: str, batch: int) -> None:
+    found = finished(folder, batch)
+    torch.save(found, f"{folder}/rank-{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()

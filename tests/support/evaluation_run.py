@@ -1,12 +1,8 @@
-"""A small evaluation, in this process or as a script: ``evaluation_run.py FOLDER``."""
+"""A small evaluation."""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from models import EOS, MASK, PAD, VOCAB, tiny_eurobert
@@ -50,8 +46,3 @@ def run(
     model = options.pop("model", None) or tiny_eurobert(torch.float64)
     rows = ROWS if rows is None else rows
     return evaluate_samplers(model, tiny_tokenizer(), rows, metric, samplers, out=out, **{**OPTIONS, **options})
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(sys.argv[1])

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ import interrupted_run
 import pandas
 import pytest
 import torch
+from forked import Forked, launch
 from models import MASK, VOCAB, tiny_eurobert
 from plans import PLANS, all_sequences
 from safetensors.torch import load_file
@@ -64,6 +63,11 @@ def ratios(seen):
 def by_prompt(prompts, **columns):
     """The same for all rollouts of a prompt."""
     return [float(len(prompt)) for prompt in prompts]
+
+
+def quick(steps, positions, **columns):
+    """The fewer denoising steps, the better."""
+    return [1 - (n - 1) / most for n, most in zip(steps, positions, strict=True)]
 
 
 def logged(run, name):
@@ -251,10 +255,6 @@ def test_equal_rewards_in_a_group_change_nothing(tmp_path):
 
 def test_training_finds_what_is_rewarded(tmp_path):
     """A sign or an index that is wrong everywhere in the same way."""
-
-    def quick(steps, positions, **columns):
-        return [1 - (n - 1) / most for n, most in zip(steps, positions, strict=True)]
-
     config = UnmaskingPolicyConfig(**SMALL, initial_bias=-1.0)
     run = make_trainer(tmp_path, config, quick, max_steps=16, learning_rate=3e-2)
     run.train()
@@ -657,15 +657,11 @@ def test_ctrl_c_that_another_process_told_of_first(handler):
 
 def test_ctrl_c_from_outside(run, tmp_path):
     """As above, sent by another process while the main thread is busy."""
-    command = [sys.executable, interrupted_run.__file__, tmp_path]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        for line in process.stderr:
-            if line == "ready\n":
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == 0, rest
-    assert "saving at the end of this batch of rollouts" in rest
+    with Forked(interrupted_run.main, str(tmp_path)) as process:
+        process.wait_until(lambda: "ready\n" in process.out)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0, process.err
+        assert "saving at the end of this batch of rollouts" in process.err
     assert os.listdir(tmp_path) == ["checkpoint-4"]
     resumed = make_trainer(tmp_path, **LONG)
     resumed.train(resume_from_checkpoint=True)
@@ -705,10 +701,7 @@ def test_a_failing_reward_gives_ctrl_c_back(tmp_path, handler):
 def test_two_processes_do_as_one_with_twice_the_batch(tmp_path):
     """Processes that drift apart, roll out the same rows, or split groups so that baselines and prices mix. A group
     lies on both sides of the border here."""
-    script = distributed_run.__file__
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, script, tmp_path, "6"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launch(distributed_run.main, str(tmp_path), 6)
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
     assert first["seed"] != second["seed"]
     assert same_weights(first["weights"], second["weights"])
@@ -801,16 +794,22 @@ def test_evaluation_without_prompts_is_refused(tmp_path):
         make_trainer(tmp_path).evaluate()
 
 
+class Collapse(TrainerCallback):
+    """A policy that opens everything at once at update 4, and nothing of its own accord at any other."""
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        model.head.bias.data.fill_(20.0 if state.global_step == 4 else -20.0)
+
+
 def test_the_best_checkpoint_is_kept(tmp_path):
     """A run that ends with a collapsed policy although a better one was saved."""
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_reward", "greater_is_better": True}
     settings = LONG | best | {"eval_strategy": "steps", "eval_steps": 2, "token_temperature": 0.0}
-    settings |= {"learning_rate": 0.3, "lr_scheduler_type": "constant"}  # far too large
-    run = make_trainer(tmp_path, eval_dataset=rows(8), **settings)
+    run = make_trainer(tmp_path, None, quick, eval_dataset=rows(8), callbacks=[Collapse()], **settings)
     run.train()
     rewards = dict(zip((2, 4, 6, 8), logged(run, "eval_reward"), strict=True))
     step = max(rewards, key=lambda s: rewards[s])
-    assert step != 8 and len(set(rewards.values())) > 1  # else the test shows nothing
+    assert step == 4 and len(set(rewards.values())) > 1  # else the test shows nothing
     assert run.state.best_model_checkpoint.endswith(f"checkpoint-{step}")
     assert same_weights(weights(run.policy), weights(load_policy(tmp_path / f"checkpoint-{step}")))
     assert run.evaluate()["eval_reward"] == pytest.approx(rewards[step])
