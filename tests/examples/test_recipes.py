@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import doubles
 import pytest
 from evaluation_run import tiny_tokenizer
+from scripts import load, start
 
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.trainers.experts import parse_experts
 from hf_unmask.trainers.script import parse
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = [
     *("--num_prompts", "8", "--eval_limit", "2", "--hidden_size", "16", "--per_device_train_batch_size", "8"),
     *("--num_generations", "4", "--max_steps", "2", "--save_steps", "2", "--warm_start_prompts", "2"),
@@ -26,20 +23,6 @@ QUICK = [
 
 
 pytestmark = pytest.mark.usefixtures("library_logging")
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def start(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *arguments: Any) -> None:
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
-    script.main()
 
 
 @pytest.mark.parametrize("name", ["semi-ar", "full", "speed", "block", "price"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 from hf_unmask.evaluation.tuning import heuristic_dials
 from hf_unmask.results.records import read_results
@@ -22,12 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "reproduce_tabl
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("moocore")
-    spec = importlib.util.spec_from_file_location("reproduce_tables", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load("reproduce_tables")
 
 
 def test_candidates_differ_and_fit_their_block(script):

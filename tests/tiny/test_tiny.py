@@ -1,13 +1,12 @@
 """The embedded model and its problems are what the README says they are."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import load, start
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import hf_unmask
@@ -17,7 +16,6 @@ from hf_unmask.tiny import TASKS, answer_length, held_out, last_number, load_tin
 from hf_unmask.trainers import problems
 
 FOLDER = Path(hf_unmask.__file__).parent / "tiny"
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_tiny_denoiser.py"
 
 
 def test_loads_with_plain_transformers_and_is_small():
@@ -50,23 +48,30 @@ def test_numbers_and_cells_are_single_tokens():
     assert len(tokenizer("2143/4312/1234/3421")["input_ids"]) == 19
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What the generator makes of the shipped problems."""
+    folder = tmp_path_factory.mktemp("held-out")
+    problems.write_held_out(folder)
+    return folder
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_held_out_problems_are_disjoint_and_reproducible(task, tmp_path):
+def test_held_out_problems_are_disjoint_and_reproducible(task, written):
     """No validation or test problem may be seen in training, and the data is what the generator writes."""
     splits = {split: held_out(task, split) for split in ("validation", "test")}
     prompts = {split: {row.prompt for row in rows} for split, rows in splits.items()}
     assert len(prompts["test"]) >= 500 and len(prompts["validation"]) >= 200
     assert not prompts["test"] & prompts["validation"]
-    train = {row.prompt for row in problems.distinct(task, "train", 2000, seed=1)}
-    assert not train & (prompts["test"] | prompts["validation"])
+    train = problems.distinct(task, "train", 2000, seed=1)
+    assert not {row.prompt for row in train} & (prompts["test"] | prompts["validation"])
     if task == "mini_sudoku":  # disjoint by solution grid, not only by puzzle
         grids = [{row.answer for row in rows} for rows in splits.values()]
-        seen = {row.answer for row in problems.distinct(task, "train", 2000, seed=1)}
+        seen = {row.answer for row in train}
         assert not grids[0] & grids[1] and not seen & (grids[0] | grids[1])
-    problems.write_held_out(tmp_path)
     for split in splits:
         name = f"{task}-{split}.jsonl"
-        assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
+        assert (written / name).read_text() == (FOLDER / name).read_text()
 
 
 def test_there_are_288_grids():
@@ -112,21 +117,28 @@ def test_it_solves_held_out_problems(task, least):
     assert row.accuracy >= least
 
 
-def run_training(output: Path, updates: int, *extra: str) -> None:
-    arguments = ["--batch-size", "10", "--hidden-size", "32", "--layers", "1", "--save-every", "2", "--no-compile"]
-    command = [sys.executable, str(SCRIPT), "--output", str(output), "--updates", str(updates), *arguments, *extra]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several threads add up in an order that varies
-    subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread)
+@pytest.fixture
+def train(monkeypatch):
+    """Calls the training script, whose tokenizer is made once: that takes longer than all the updates here."""
+    script = load("train_tiny_denoiser")
+    monkeypatch.setattr(script, "build_tokenizer", functools.cache(script.build_tokenizer))
+    size = ["--batch-size", "10", "--hidden-size", "32", "--layers", "1"]
+
+    def call(output: Path, *arguments: str) -> None:
+        given = ["--output", str(output), "--updates", "4", "--save-every", "2", "--no-compile", *size, *arguments]
+        start(monkeypatch, script, *given)
+
+    return call
 
 
-def test_training_resumes_exactly(tmp_path):
+def test_training_resumes_exactly(train, tmp_path):
     """A run that was stopped and resumed ends in the weights of an uninterrupted one, up to rounding.
 
     Lost momentum or another place in the stream of problems would move weights by whole updates (5e-3 and more).
     """
-    run_training(tmp_path / "whole", 4)
-    run_training(tmp_path / "parts", 4, "--stop-after", "2")
-    run_training(tmp_path / "parts", 4, "--export", str(tmp_path / "exported"))
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", "--stop-after", "2")
+    train(tmp_path / "parts", "--export", str(tmp_path / "exported"))
     whole, parts = (torch.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
     assert whole["done"] == parts["done"] == 4
     torch.testing.assert_close(parts["model"], whole["model"], rtol=0, atol=2e-3)
