@@ -1,4 +1,7 @@
-"""Offline, one thread, fixed seeds; tiny real models shared by a session."""
+"""Offline, one thread, fixed seeds; tiny real models shared by a session.
+
+With pytest-xdist the process that hands out the tests reads this file too, so nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start too; several add up in an order that varies
 
 import pytest
-import torch
-from models import BUILDERS
 
-torch.set_num_threads(1)
 gc.disable()  # until everything is imported; see below
 
 
@@ -23,6 +24,8 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -38,17 +41,26 @@ def library_logging():
 
 
 @pytest.fixture(scope="session")
-def model():
+def builders():
+    from models import BUILDERS
+
+    return BUILDERS
+
+
+@pytest.fixture(scope="session")
+def model(builders):
     """EuroBERT in float32."""
-    return BUILDERS["eurobert"]()
+    return builders["eurobert"]()
 
 
 @pytest.fixture(scope="session")
-def model64():
+def model64(models64):
     """EuroBERT in float64, where results are exact."""
-    return BUILDERS["eurobert"](torch.float64)
+    return models64["eurobert"]
 
 
 @pytest.fixture(scope="session")
-def models64():
-    return {name: build(torch.float64) for name, build in BUILDERS.items()}
+def models64(builders):
+    import torch
+
+    return {name: build(torch.float64) for name, build in builders.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib.util
 import re
@@ -47,6 +48,7 @@ def room(module: str) -> str:
     return module.split(".")[0]
 
 
+@functools.cache
 def tree(module: str) -> ast.Module:
     return ast.parse(FILES[module].read_text(encoding="utf-8"))
 
@@ -55,6 +57,7 @@ def type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+@functools.cache
 def imports(node: ast.AST) -> list[tuple[str, tuple[str, ...]]]:
     """Modules imported anywhere below, inside functions and for type checkers too, and the names taken from them."""
     found = []
@@ -135,6 +138,7 @@ def test_nothing_needs_the_training_stack(module):
         assert not {name.split(".")[0] for name, _ in imports(tree(module))} & heavy
 
 
+@functools.cache
 def calls(module: str) -> set[str]:
     return {ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)}
 
@@ -173,31 +177,44 @@ def test_family_names_stay_in_the_adapters():
     assert "denoisers.families" in holders
 
 
-def loaded_by(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+def loaded_by(*statements: str) -> list[set[str]]:
+    """The modules that are loaded after each of some statements of one process."""
+    code = "import sys; " + "; ".join(f"{statement}; print(*sys.modules)" for statement in statements)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
 
 
 def test_importing_the_package_costs_nothing():
     heavy = {"torch", "transformers", "trl", "datasets", "evaluate", "accelerate", "typer", "rich", "numpy"}
-    assert not loaded_by("import hf_unmask") & heavy
+    (loaded,) = loaded_by("import hf_unmask")
+    assert "hf_unmask" in loaded and not loaded & heavy
 
 
 def test_the_trainers_names_are_lazy():
     heavy = {"torch", "transformers", "trl", "datasets", "evaluate", "reasoning_gym"}
-    assert not loaded_by("import hf_unmask.trainers") & heavy
-    assert not loaded_by("import hf_unmask.cli") & (heavy | {"hf_unmask.trainers"})
+    command, trainers = loaded_by("import hf_unmask.cli", "import hf_unmask.trainers")
+    assert not command & (heavy | {"hf_unmask.trainers"})
+    assert "hf_unmask.trainers" in trainers and not trainers & heavy
     importlib.import_module("hf_unmask.trainers").UnmaskingGRPOTrainer  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = importlib.import_module("hf_unmask.trainers").nothing
 
 
-def test_hand_written_samplers_load_no_policy():
-    loaded = loaded_by("from hf_unmask.samplers import ThresholdSampler")
+@pytest.fixture(scope="module")
+def samplers_and_specs():
+    return loaded_by("from hf_unmask.samplers import ThresholdSampler", "import hf_unmask.samplers.specs")
+
+
+def test_hand_written_samplers_load_no_policy(samplers_and_specs):
+    loaded, _ = samplers_and_specs
     assert "hf_unmask.samplers.threshold" in loaded
     assert not {name for name in loaded if name.startswith("hf_unmask.policy") or name == "hf_unmask.samplers.learned"}
     assert not loaded & {"trl", "datasets", "evaluate"}
+
+
+def test_heuristics_load_no_policy_code(samplers_and_specs):
+    _, loaded = samplers_and_specs
+    assert "hf_unmask.samplers.specs" in loaded and not [name for name in loaded if "hf_unmask.policy" in name]
 
 
 def test_every_public_name_resolves_and_is_typed():
