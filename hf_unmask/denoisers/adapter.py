@@ -26,6 +26,8 @@ from hf_unmask.denoisers.inputs import forward_inputs
 
 #: Models found to compute with the logits of their output layer, or without calling it as a module.
 _WHOLE_LOGITS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+#: Models of others found to mask padding.
+_MASK_PADDING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +127,23 @@ class Denoiser(Conventions):
             Logits [B, W, V] that predict the positions, in the model's dtype, and hidden states [B, W, D].
 
         Raises:
-            ValueError: hidden states that the model does not return.
+            ValueError: hidden states that the model does not return, or padding that it does not mask.
         """
         if self.model.training:
             warnings.warn(f"{type(self.model).__name__} is in training mode: call model.eval()", stacklevel=2)
+        if attended is not None and self.model not in _MASK_PADDING:
+            self._check_padding(tokens, attended, positions[:, :1])
+        return self._predict(tokens, attended, positions, hidden=hidden, cache=cache)
+
+    def _predict(
+        self,
+        tokens: Tensor,
+        attended: Tensor | None,
+        positions: Tensor,
+        *,
+        hidden: bool = False,
+        cache: RowCache | None = None,
+    ) -> Prediction:
         cells = self.sources(positions, attended)
         columns = None if cache is None else cache.columns
         inputs = forward_inputs(self, self.model, tokens, attended, cache)
@@ -143,6 +158,24 @@ class Denoiser(Conventions):
             first = torch.arange(0, source.shape[:2].numel(), source.shape[1], device=tokens.device)
             cells = first[:, None] + cells
         return Prediction(source.flatten(0, 1), cells, self.vocab_size, project, states)
+
+    @torch.no_grad()
+    def _check_padding(self, tokens: Tensor, attended: Tensor, positions: Tensor) -> None:
+        """Refuse a model whose logits move with the tokens in the padding: code that came with a checkpoint may take
+        an attention mask and not use it. Two passes, once per model; those of transformers are known to mask."""
+        if not type(self.model).__module__.startswith("transformers."):
+            if bool(attended.all()):
+                return
+            others = torch.where(attended, tokens, (tokens + 1) % self.vocab_size)
+            seen, moved = (self._predict(ids, attended, positions).logits() for ids in (tokens, others))
+            distance, spread = float((seen - moved).abs().max()), float(seen.float().std())
+            if distance > spread * max(1e-3, 16 * torch.finfo(seen.dtype).eps):
+                raise ValueError(
+                    f"{type(self.model).__name__} takes an attention mask and ignores it: other tokens in the padding "
+                    f"move its logits by {distance:.3g} (they spread by {spread:.3g}), so that padded rows would get "
+                    "wrong tokens. Pass rows of equal length, or slots=1 to fill one row at a time, or load newer code"
+                )
+        _MASK_PADDING.add(self.model)
 
     def _hidden(self, output: Any, cells: Tensor) -> Tensor:
         """[B, W, D], last hidden states at ``cells`` [B, W] of the columns that were computed."""
@@ -169,10 +202,17 @@ class Denoiser(Conventions):
         few = inputs["input_ids"].numel() * self.vocab_size <= head.FEW
         layer = None if few or self.model in _WHOLE_LOGITS else self.output_layer
         with held_back(layer, inputs["input_ids"].shape) as held:
-            output = self.model(**inputs)
+            try:
+                output = self.model(**inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                if held.states is None:
+                    raise
+                output = None  # it could not go on with logits of no position
         if held.states is None:
             return output, output.logits, None
-        if held.is_answer(output.logits):
+        if output is not None and held.is_answer(output.logits):
             return output, held.states, self.project
         _WHOLE_LOGITS.add(self.model)
         return self._forward(inputs)

@@ -39,6 +39,7 @@ class Conventions:
     max_length: int | None  # positions that the model holds
     accepts: frozenset[str]  # arguments of the model's forward
     block_length: int | None  # of a model that decodes in blocks of its own, counted from the first token
+    whole_blocks: bool  # whether its last block is decoded whole and cut
     #: Why keys and values cannot be kept between passes, None if they can.
     cache_refusal: str | None
     #: Arguments that must be True for the model's forward to keep them.
@@ -119,6 +120,7 @@ def settle(
         max_length=None if limit is None else int(limit) - offset,
         accepts=frozenset(inspect.signature(model.forward).parameters),
         block_length=_block_length(family, config, block_length),
+        whole_blocks=family.whole_blocks,
         cache_refusal=_cache_refusal(model, family),
         cache_switches=family.cache_switches,
         maskless=family.maskless and attention in (None, "2d"),

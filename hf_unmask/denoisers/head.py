@@ -49,7 +49,7 @@ class HeldBack:
     """What an output layer was called with while it was held back; None if it was not called, or otherwise."""
 
     states: Tensor | None = None  # [B, Q, D]
-    answer: Tensor | None = field(default=None, repr=False)  # [B, 1, V]
+    answer: Tensor | None = field(default=None, repr=False)  # [B, 0, V]
     version: int = 0
 
     def is_answer(self, logits: Tensor) -> bool:
@@ -59,7 +59,7 @@ class HeldBack:
 
 @contextmanager
 def held_back(layer: nn.Module | None, shape: torch.Size) -> Iterator[HeldBack]:
-    """While open, ``layer`` runs on one position per row and what it was called with is kept.
+    """While open, ``layer`` runs on no position, so that its weights are not read, and what it was called with is kept.
 
     Only a call with [*shape, D] from this thread counts; any other is left as it is.
     """
@@ -73,7 +73,7 @@ def held_back(layer: nn.Module | None, shape: torch.Size) -> Iterator[HeldBack]:
         if states.shape[:2] != shape:
             return None
         held.states = states
-        return (states[:, :1],)
+        return (states[:, :0],)
 
     def answered(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         del module, inputs

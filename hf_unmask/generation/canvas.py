@@ -79,10 +79,16 @@ class Layout:
     """How left-padded sequences map back to the user's layout."""
 
     source: Tensor  # [B, S] long, column of the user's layout that each left-padded column came from
+    columns: int  # of the user's layout; what lies behind them was only filled because its block was
+    canvas: int  # positions of the canvas, likewise
 
     def restore(self, values: Tensor) -> Tensor:
-        """[B, S] left-padded -> [B, S] in the user's layout."""
-        return torch.empty_like(values).scatter(1, self.source, values)
+        """[B, S] left-padded -> [B, columns] in the user's layout."""
+        return torch.empty_like(values).scatter(1, self.source, values)[:, : self.columns]
+
+    def take(self, rows: Tensor) -> Layout:
+        """That of the rows at ``rows`` [R] long."""
+        return replace(self, source=self.source[rows])
 
 
 def take_state(state: State, index: Tensor) -> State:
@@ -116,10 +122,17 @@ def lay_out(
     input_ids, attended, seed, fill = _inputs(denoiser, input_ids, attention_mask, config)
     new = int(config.max_new_tokens or 0)
     key = row_keys(seed, input_ids, attended, fill)
-    rows, total = input_ids.shape[0], input_ids.shape[1] + new
-    sequences = torch.cat([input_ids, input_ids.new_full((rows, new), denoiser.mask_token_id)], dim=1)
-    attended = torch.cat([attended, attended.new_ones(rows, new)], dim=1)
-    fill = torch.cat([fill, fill.new_ones(rows, new)], dim=1)
+    asked = fill.sum(-1) + new
+    behind = _to_the_blocks_end(denoiser, config, attended.sum(-1) + new) * (asked > 0)
+    behind = torch.arange(int(behind.max()), device=behind.device) < behind[:, None]
+    rows, columns = input_ids.shape[0], input_ids.shape[1] + new
+    total = columns + behind.shape[1]
+    new_ones = attended.new_ones(rows, new)
+    sequences = torch.cat(
+        [input_ids, input_ids.new_full((rows, total - input_ids.shape[1]), denoiser.mask_token_id)], 1
+    )
+    attended = torch.cat([attended, new_ones, behind], dim=1)
+    fill = torch.cat([fill, new_ones, behind], dim=1)
     longest = int(attended.sum(-1).max())
     if denoiser.max_length is not None and longest > denoiser.max_length:
         raise ValueError(
@@ -145,7 +158,7 @@ def lay_out(
             length=length,
             masked=valid,
             step_map=torch.full_like(positions, -1),
-            start=-_lead(denoiser, config, left["attended"], positions, valid),
+            start=-_lead(denoiser, config, left["attended"], positions, valid, columns),
             block_steps=zeros,
             stale=zeros + NEVER,
             steps=zeros,
@@ -153,8 +166,19 @@ def lay_out(
             finished=length == 0,
             fault=zeros[:, None].expand(-1, KINDS) > 0,
         ),
-        Layout(source),
+        Layout(source, columns, int(asked.max())),
     )
+
+
+def _to_the_blocks_end(denoiser: Denoiser, config: UnmaskingGenerationConfig, length: Tensor) -> Tensor:
+    """[B] long, positions that lie behind sequences of ``length`` [B] in their last block and are decoded with it."""
+    whole, block = config.whole_blocks, denoiser.block_length
+    if whole and block is None:
+        raise ValueError(f"`whole_blocks={whole}` is for models with blocks of their own, this one has none: drop it")
+    if block is None or not (denoiser.whole_blocks if whole is None else whole):
+        return torch.zeros_like(length)
+    behind = -length % block
+    return behind if denoiser.max_length is None else behind.minimum((denoiser.max_length - length).clamp(min=0))
 
 
 def settle_blocks(denoiser: Denoiser, config: UnmaskingGenerationConfig) -> None:
@@ -169,8 +193,13 @@ def settle_blocks(denoiser: Denoiser, config: UnmaskingGenerationConfig) -> None
         )
 
 
-def _lead(
-    denoiser: Denoiser, config: UnmaskingGenerationConfig, attended: Tensor, positions: Tensor, valid: Tensor
+def _lead(  # noqa: PLR0913
+    denoiser: Denoiser,
+    config: UnmaskingGenerationConfig,
+    attended: Tensor,
+    positions: Tensor,
+    valid: Tensor,
+    columns: int,
 ) -> Tensor:
     """[R] long, prompt positions between the beginning of each row's first block and its canvas."""
     length = valid.sum(-1)
@@ -181,7 +210,7 @@ def _lead(
     if bool((valid & ~behind).any()):
         raise ValueError(
             f"this model decodes blocks of {denoiser.block_length} tokens one after the other and cannot fill gaps in "
-            f"a prompt of {attended.shape[1]} positions: the positions to fill must be the last ones"
+            f"a prompt of {columns} positions: the positions to fill must be the last ones"
         )
     return (attended.sum(-1) - length) % config.block_length
 
@@ -203,10 +232,11 @@ def _inputs(
     if attention_mask is None:
         attention_mask = _infer_attention(input_ids, config.pad_token_id, denoiser)
     attended = _bool_like("attention_mask", attention_mask, input_ids)
-    if not denoiser.paddable and not bool(attended.all()):
+    together = len(input_ids) * config.num_return_sequences if config.slots is None else config.slots
+    if not denoiser.paddable and together > 1 and not bool(attended.all()):
         raise ValueError(
             f"this model takes no padding mask, but row {int((~attended).any(-1).nonzero()[0])} is padded: pass rows "
-            "of equal length"
+            "of equal length, or slots=1 to fill one row at a time"
         )
     foreign = input_ids[(input_ids < 0) | (input_ids >= denoiser.vocab_size)]  # padding is embedded as well
     if len(foreign):

@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "output_trajectory": False,
     "return_dict_in_generate": False,
     "slots": None,
+    "whole_blocks": None,
     "check_every": 1,
     "cache": None,
     "cache_refresh": None,
@@ -103,6 +104,9 @@ class UnmaskingGenerationConfig(GenerationConfig):
         mask_token_id, eos_token_id, pad_token_id: override what the model says.
         output_trajectory: record the canvas after every step (`UnmaskOutput.trajectory`).
         return_dict_in_generate: return an `UnmaskOutput` instead of the sequences.
+        whole_blocks: of a model that decodes in blocks of its own, fill a row's last block to its end, as it was
+            trained, and cut what was not asked for. None: as its family's own loop does. Positions that are cut cost
+            passes like any other; only outputs and listeners do not see them.
         slots: rows that are filled at once; the others wait and take the place of finished ones. None: all. No row's
             result depends on it.
         check_every: steps between two looks at whether a row has finished or failed, the only times a step waits for
@@ -122,6 +126,7 @@ class UnmaskingGenerationConfig(GenerationConfig):
     stop_at_eos: bool
     output_trajectory: bool
     slots: int | None
+    whole_blocks: bool | None
     check_every: int
     cache: CacheMode | None
     cache_refresh: int | None

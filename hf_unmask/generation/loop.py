@@ -70,7 +70,7 @@ def generate(
         run, rows, layout, config = prepare(
             model, input_ids, sampler, attention_mask, generation_config, tokenizer, options
         )
-        recording = Recording(rows, streamer, on_step, config.output_trajectory)
+        recording = Recording(rows, layout.canvas, streamer, on_step, config.output_trajectory)
         recording.start(layout.restore(rows.tokens)[:, : input_ids.shape[1]])
         pool = Pool(rows, run, recording)
         while not pool.empty:
@@ -118,7 +118,7 @@ class RowStream(Iterator[StreamedRow]):
 
     def _row(self, number: int) -> UnmaskOutput:
         index = torch.tensor([number], device=self._layout.source.device)
-        row, layout = self._pool.whole.take(index), Layout(self._layout.source[index])
+        row, layout = self._pool.whole.take(index), self._layout.take(index)
         real = layout.restore(row.attended)[0]
         output = _output(row, layout, self._pool.run, self._pool.recording)
         output.sequences, output.step_map = output.sequences[:, real], output.step_map[:, real]
@@ -169,7 +169,7 @@ def generate_stream(
     run, laid, layout, _ = prepare(
         model, ids, sampler, real.long(), generation_config, tokenizer, {**options, "slots": slots}
     )
-    return RowStream(Pool(laid, run, Recording(laid, None, on_step, False)), layout, ordered)
+    return RowStream(Pool(laid, run, Recording(laid, layout.canvas, None, on_step, False)), layout, ordered)
 
 
 @contextmanager
@@ -184,16 +184,16 @@ def _ended(streamer: Any) -> Iterator[None]:
 
 def _output(rows: Rows, layout: Layout, run: Run, recording: Recording) -> UnmaskOutput:
     nfe = rows.steps * run.forwards_per_step
-    opened = (rows.step_map >= 0).sum(-1)
     step_map = torch.full_like(rows.tokens, -1)
     step_map = step_map.scatter_add(1, rows.positions, torch.where(rows.valid, rows.step_map + 1, 0))
+    step_map = layout.restore(step_map)
     return UnmaskOutput(
         sequences=layout.restore(rows.tokens),
         nfe=nfe,
         forwards_run=rows.passes * run.forwards_per_step,
         steps=rows.steps,
-        tokens_per_forward=opened / nfe.clamp(min=1),
-        step_map=layout.restore(step_map),
+        tokens_per_forward=(step_map >= 0).sum(-1) / nfe.clamp(min=1),
+        step_map=step_map,
         complete=~rows.masked.any(-1),
         trajectory=recording.trajectory(),
     )

@@ -90,7 +90,8 @@ class Pool:
         self._active = [self._active[place] for place in kept] + coming
         if not self._active:
             return
-        dropped = min(self._padding[number] for number in self._active) // _STRIDE * _STRIDE
+        stride = 1 if self.slots == 1 else _STRIDE  # a row alone has no padding
+        dropped = min(self._padding[number] for number in self._active) // stride * stride
         parts = []
         if kept:
             parts.append(self._rows.take(self._index(kept)).without(dropped - self._dropped))

@@ -17,15 +17,22 @@ from hf_unmask.generation.output import StepEvent, Trajectory
 class Recording:
     """Passes steps on to whoever asked; does nothing, and computes nothing, if nobody did."""
 
-    def __init__(self, rows: Rows, streamer: Any, on_step: Callable[[StepEvent], None] | None, keep_trajectory: bool):
+    def __init__(
+        self,
+        rows: Rows,
+        width: int,  # canvas positions that were asked for
+        streamer: Any,
+        on_step: Callable[[StepEvent], None] | None,
+        keep_trajectory: bool,
+    ):
         if streamer is not None and len(rows.number) != 1:
             raise ValueError(f"a streamer shows one row, the batch has {len(rows.number)}: call generate row by row")
         self.streamer = streamer
         self.on_step = on_step
         self.events: list[StepEvent] | None = [] if keep_trajectory else None
-        self.shape = rows.masked.shape
-        self.start_canvas = rows.canvas()
-        self.start_masked = rows.masked
+        self.width = width
+        self.start_canvas = rows.canvas()[:, :width]
+        self.start_masked = rows.masked[:, :width]
         self.sent = 0  # canvas positions that the streamer has for good
 
     def start(self, prompt: Tensor) -> None:
@@ -48,7 +55,8 @@ class Recording:
             known = torch.zeros_like(confidence).scatter_add(1, step.index, torch.where(made.computed, read, 0).float())
             seen = torch.zeros_like(confidence).scatter_add(1, step.index, made.computed.float())
             confidence = torch.where(seen > 0, known, confidence)
-        values = (after.number, after.steps, after.canvas(), after.masked, made.opened, confidence)
+        canvas = (after.canvas(), after.masked, made.opened, confidence)
+        values = (after.number, after.steps, *(value[:, : self.width] for value in canvas))
         at_work = ~before.finished
         event = StepEvent(*(value[at_work] for value in values))
         if self.on_step is not None:
@@ -60,7 +68,7 @@ class Recording:
         """All recorded steps in one piece."""
         if self.events is None:
             return None
-        steps = self.start_masked.new_zeros(self.shape[0], dtype=torch.long)
+        steps = self.start_masked.new_zeros(len(self.start_masked), dtype=torch.long)
         for event in self.events:
             steps[event.rows] = event.steps
         most = int(steps.max())
@@ -74,9 +82,9 @@ class Recording:
         return Trajectory(tokens.gather(1, last), masked.gather(1, last), confidence)
 
     def _stream(self, rows: Rows) -> None:
-        canvas, length = rows.canvas()[0].cpu(), int(rows.length[0])
+        canvas, length = rows.canvas()[0].cpu(), min(int(rows.length[0]), self.width)
         undecided = rows.masked[0].cpu().nonzero()[:, 0]
-        decided = int(undecided[0]) if len(undecided) else length
+        decided = min(int(undecided[0]), length) if len(undecided) else length
         if decided > self.sent:
             self.streamer.put(canvas[self.sent : decided])
             self.sent = decided

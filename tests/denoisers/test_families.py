@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
-from doubles import ROWS, a2d_double, backbone, block_causal, row_double
+from doubles import ROWS, LladaDouble, LladaDoubleConfig, a2d_double, backbone, block_causal, row_double
 from models import MASK
 from reference_loops import llada, ours, random_prompts
+from transformers.generation.streamers import BaseStreamer
 
 import hf_unmask
 from hf_unmask import Denoiser
@@ -113,7 +112,11 @@ def test_a_wrong_convention_shows(name):
     assert not torch.equal(hf_unmask.generate(model, IDS, mask_token_id=30, **OPTIONS).sequences, expected)
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name != "Fast_dLLM_Qwen"])  # it ignores what it is given
+#: Fast-dLLM v2 ignores what it is given, A2D takes either.
+CAREFREE = ("Fast_dLLM_Qwen", "a2d-qwen3")
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in CAREFREE])
 def test_a_wrong_mask_convention_shows(name):
     """A padding mask where a model wants blocks, and the like."""
     attention = "2d" if ROWS[name].attention in ("4d", "block", "block-additive") else "4d"
@@ -121,11 +124,61 @@ def test_a_wrong_mask_convention_shows(name):
         hf_unmask.generate(Denoiser.from_model(double(name), attention=attention), IDS, **OPTIONS)
 
 
+def test_a2d_takes_masks_of_two_and_of_four_dimensions():
+    two, four = (
+        hf_unmask.generate(Denoiser.from_model(a2d_double(), attention=one), IDS, attention_mask=PADDED, **OPTIONS)
+        for one in ("2d", "4d")
+    )
+    assert torch.equal(two.sequences, four.sequences)
+
+
 @pytest.mark.parametrize("name", ["Fast_dLLM_Qwen", "mdlm"])
 def test_models_without_a_padding_mask_refuse_padded_rows(name):
     """Padding that such a model reads as text."""
     with pytest.raises(ValueError, match="takes no padding mask, but row 0 is padded: pass rows of equal length"):
         hf_unmask.generate(row_double(name), IDS, attention_mask=PADDED, **OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["Fast_dLLM_Qwen", "mdlm"])
+def test_models_without_a_padding_mask_fill_unequal_rows_one_at_a_time(name):
+    """Padding that is left when a row is alone."""
+    model = row_double(name, torch.float64)
+    batch = hf_unmask.generate(model, IDS, attention_mask=PADDED, slots=1, **OPTIONS)
+    prompts = [IDS[row][PADDED[row].bool()].tolist() for row in range(2)]
+    streamed = list(
+        hf_unmask.generate_stream(model, prompts, slots=1, sampler=ThresholdSampler(0.3), max_new_tokens=11)
+    )
+    for row, prompt in enumerate(prompts):
+        alone = hf_unmask.generate(model, torch.tensor([prompt]), **OPTIONS)
+        assert torch.equal(batch.sequences[row, 5:], alone.sequences[0, len(prompt) :])
+        assert torch.equal(streamed[row].output.sequences[0], alone.sequences[0])
+        padded = hf_unmask.generate(model, IDS[row : row + 1], attention_mask=PADDED[row : row + 1], **OPTIONS)
+        assert torch.equal(padded.sequences[0, 5:], alone.sequences[0, len(prompt) :])
+
+
+class Unmasking(LladaDouble):
+    """Code that takes an attention mask and does not use it, as older copies of LLaDA's."""
+
+    def forward(self, input_ids, attention_mask=None, **options):
+        return super().forward(input_ids, attention_mask=torch.ones_like(input_ids), **options)
+
+
+def test_a_model_that_ignores_its_mask_is_found_at_its_first_padded_batch():
+    """Prevents padded rows with wrong tokens, silently."""
+    model = Unmasking(LladaDoubleConfig()).eval()
+    equal = hf_unmask.generate(model, IDS, attention_mask=torch.ones_like(IDS), **OPTIONS)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ignores it: other tokens in the padding .* or slots=1"):
+            hf_unmask.generate(model, IDS, attention_mask=PADDED, **OPTIONS)
+    alone = hf_unmask.generate(model, IDS, attention_mask=PADDED, slots=1, **OPTIONS)
+    assert torch.equal(alone.sequences[1], equal.sequences[1])
+    for name in ("llada", "Dream", "sdar"):
+        double, passes = row_double(name), []
+        hook = double.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        first, again = (hf_unmask.generate(double, IDS, attention_mask=PADDED, **OPTIONS) for _ in range(2))
+        hook.remove()
+        assert torch.equal(first.sequences, again.sequences)
+        assert len(passes) == 2 * int(first.nfe.max()) + 2  # looked at once
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -172,13 +225,55 @@ def test_the_first_block_holds_the_end_of_the_prompt(where):
             return hf_unmask.Needs.of("confidence", where=where)
 
     model = row_double("sdar", torch.float64)
+    options = OPTIONS | {"sampler": Everywhere(1.0), "max_new_tokens": 9}
     events = []
-    hf_unmask.generate(
-        model, IDS[:1], sampler=Everywhere(1.0), max_new_tokens=9, on_step=events.append, return_dict_in_generate=True
-    )
-    order = hf_unmask.generate(model, IDS[:1], **{**OPTIONS, "sampler": Everywhere(1.0), "max_new_tokens": 9})
+    order = hf_unmask.generate(model, IDS[:1], **options, whole_blocks=False, on_step=events.append)
     blocks = [sorted(order.step_map[0, part].tolist()) for part in (slice(5, 8), slice(8, 12), slice(12, 14))]
     assert blocks == [[0, 1, 2], [3, 4, 5, 6], [7, 8]] and len(events) == 9
+
+
+def test_the_last_block_is_decoded_whole_and_cut():
+    """Two positions of a block of four: what was not asked for is computed, and seen by nobody but the count of passes.
+
+    Prevents listeners and outputs that are longer than what was asked for, and rows that depend on their neighbours'.
+    """
+    model = row_double("sdar", torch.float64)
+    options = OPTIONS | {"sampler": ConfidenceSampler(), "max_new_tokens": 9, "output_trajectory": True}
+    events, shown = [], Shown()
+    whole = hf_unmask.generate(model, IDS[:1], **options, on_step=events.append, streamer=shown)
+    assert whole.sequences.shape == whole.step_map.shape == (1, 14) and (whole.step_map[:, 5:] >= 0).all()
+    assert whole.nfe.tolist() == [11] and whole.tokens_per_forward.tolist() == [pytest.approx(9 / 11)]
+    assert {event.tokens.shape for event in events} == {(1, 9)} and len(events) == 11
+    assert whole.trajectory.tokens.shape == (1, 11, 9)
+    assert shown.tokens == whole.sequences[0].tolist() and max(map(len, shown.drafts)) <= 9
+    longer = hf_unmask.generate(model, IDS[:1], **options | {"max_new_tokens": 11})
+    assert torch.equal(longer.sequences[:, :14], whole.sequences) and torch.equal(longer.nfe, whole.nfe)
+    batch = hf_unmask.generate(model, IDS, attention_mask=PADDED, **options)
+    for row in range(2):
+        prompt = IDS[row][PADDED[row].bool()][None]
+        alone = hf_unmask.generate(model, prompt, **options)
+        assert torch.equal(batch.sequences[row, 5:], alone.sequences[0, prompt.shape[1] :])
+        assert torch.equal(batch.nfe[row], alone.nfe[0])
+    nothing = hf_unmask.generate(model, IDS, **options | {"max_new_tokens": 0})
+    assert nothing.nfe.tolist() == [0, 0] and torch.equal(nothing.sequences, IDS)
+    with pytest.raises(ValueError, match="`whole_blocks=True` is for models with blocks of their own"):
+        hf_unmask.generate(row_double("llada"), IDS, **OPTIONS, whole_blocks=True)
+
+
+class Shown(BaseStreamer):
+    """What a streamer was shown."""
+
+    def __init__(self):
+        self.tokens, self.drafts = [], []
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def put_draft(self, value):
+        self.drafts.append(value.tolist())
+
+    def end(self):
+        pass
 
 
 # The families' own decoding
@@ -204,20 +299,21 @@ def block_decoding(model, prompt, gen_length, block, steps, threshold):
 
     The block attends to itself and to what lies before it; later blocks do not exist yet.
     """
-    total = len(prompt) + gen_length
-    sequence = prompt + [MASK] * gen_length
+    total = -(-(len(prompt) + gen_length) // block) * block
+    sequence, passes = prompt + [MASK] * (total - len(prompt)), 0
     quota = [block // steps + (step < block % steps) for step in range(steps)]
     for start in range(len(prompt) // block * block, total, block):
         for step in range(steps):
             places = [i for i in range(start, start + block) if sequence[i] == MASK]
             if not places:
                 break
+            passes += 1
             best = probabilities(model, sequence[: start + block], block).max(-1)
             ranked = sorted(places, key=lambda i: float(best.values[i]), reverse=True)
             passed = [i for i in places if float(best.values[i]) > threshold]
             for i in passed if len(passed) >= quota[step] else ranked[: quota[step]]:
                 sequence[i] = int(best.indices[i])
-    return sequence[len(prompt) :]
+    return sequence[len(prompt) : len(prompt) + gen_length], passes
 
 
 @pytest.mark.parametrize(
@@ -235,13 +331,14 @@ def test_block_decoding_with_a_threshold_and_a_minimum(name, block, steps):
     model, reference = row_double(name), backbone()
     denoiser = Denoiser.from_model(model, block_length=block)
     sampler, passed = ThresholdSampler(THRESHOLD, minimum=block // steps), 0
-    for prompt in random_prompts():
-        gen_length = block + (-len(prompt)) % block
+    for number, prompt in enumerate(random_prompts()):
+        gen_length = block + number % block  # most do not fill the last block
         expected = block_decoding(reference, prompt, gen_length, block, steps, THRESHOLD)
         options = {"sampler": sampler, "max_new_tokens": gen_length, "return_dict_in_generate": True}
         found = hf_unmask.generate(denoiser, torch.tensor([prompt]), **options)
-        assert found.sequences[0, len(prompt) :].tolist() == expected
-        passed += int(found.nfe) < steps + -(-(-len(prompt) % block) // (block // steps))
+        assert (found.sequences[0, len(prompt) :].tolist(), int(found.nfe)) == expected
+        most = -(-(len(prompt) + gen_length) // block) - len(prompt) // block
+        passed += int(found.nfe) < steps * most
     assert passed > 5, "the threshold should open more than the minimum now and then"
 
 
@@ -266,34 +363,15 @@ def dream(model, prompt, gen_length, steps, score):
     return sequence[len(prompt) :]
 
 
-class OfATable:
-    """Ranks as its base does, and opens what Dream's table says; its empty steps are not made."""
-
-    def _count(self, step):
-        return torch.tensor([quota for quota in dream_quotas(12, 7) if quota])[step.steps]
-
-
-@dataclass(frozen=True)
-class ByProbability(OfATable, ConfidenceSampler):
-    """maskgit_plus"""
-
-
-@dataclass(frozen=True)
-class ByMargin(OfATable, MarginSampler):
-    """topk_margin"""
-
-
-@dataclass(frozen=True)
-class ByEntropy(OfATable, EntropySampler):
-    """entropy"""
+LATE = {"steps_per_block": 7, "schedule": "late"}
 
 
 @pytest.mark.parametrize(
     "sampler, score",
     [
-        pytest.param(ByProbability(), lambda p: p.max(), marks=pytest.mark.slow),
-        pytest.param(ByMargin(), lambda p: p.topk(2).values[0] - p.topk(2).values[1], marks=pytest.mark.slow),
-        (ByEntropy(), lambda p: (p * (p + 1e-10).log()).sum()),
+        pytest.param(ConfidenceSampler(**LATE), lambda p: p.max(), marks=pytest.mark.slow),
+        pytest.param(MarginSampler(**LATE), lambda p: -p.topk(2).values.diff()[0], marks=pytest.mark.slow),
+        (EntropySampler(**LATE), lambda p: (p * (p + 1e-10).log()).sum()),
     ],
     ids=["maskgit_plus", "topk_margin", "entropy"],
 )
@@ -303,6 +381,30 @@ def test_dream(sampler, score):
     tokens, nfe, _ = ours(row_double("Dream"), prompts, sampler, max_new_tokens=12)
     assert tokens == [dream(backbone(), prompt, 12, 7, score) for prompt in prompts]
     assert set(nfe) == {sum(quota > 0 for quota in dream_quotas(12, 7))}
+
+
+@pytest.mark.parametrize(("masks", "steps"), [(32, 12), (12, 7), (5, 9), (64, 64), (100, 3)])
+def test_the_late_schedule_counts_as_dream_does(masks, steps):
+    """32 positions in 12 steps: 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4. Steps that open nothing are not made."""
+    options = {"max_new_tokens": masks, "return_dict_in_generate": True}
+    sampler = EntropySampler(steps_per_block=steps, schedule="late")
+    found = hf_unmask.generate(row_double("Dream"), IDS[:1], sampler=sampler, **options)
+    opened = found.step_map[0, 5:].bincount().tolist()
+    assert opened == [quota for quota in dream_quotas(masks, steps) if quota]
+    if (masks, steps) == (32, 12):
+        assert opened == [2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4]
+
+
+def test_bd3lm_blocks_of_an_a2d_model():
+    """dllm's block sampler on prompts of whole blocks: an even share of each block per step, nothing behind it seen."""
+    model, block, steps = a2d_double(), 4, 2
+    denoiser = Denoiser.from_model(model, attention="block", block_length=block)
+    for number, prompt in enumerate(random_prompts()):
+        prompt = (prompt * block)[: block * (1 + number % 3)]
+        expected = block_decoding(model, prompt, 3 * block, block, steps, float("inf"))
+        options = {"sampler": ConfidenceSampler(steps_per_block=steps), "max_new_tokens": 3 * block}
+        found = hf_unmask.generate(denoiser, torch.tensor([prompt]), **options, return_dict_in_generate=True)
+        assert (found.sequences[0, len(prompt) :].tolist(), int(found.nfe)) == expected
 
 
 def test_llada_low_confidence_in_float32():

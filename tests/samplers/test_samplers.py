@@ -138,6 +138,8 @@ def test_bad_budgets(cls):
         ({"k": 1.5}, "`k` must be an int"),
         ({"steps_per_block": 0}, "`steps_per_block`"),
         ({"k": 2, "steps_per_block": 4}, "either `k` or `steps_per_block`"),
+        ({"schedule": "late"}, "give `steps_per_block` as well"),
+        ({"schedule": "soon", "steps_per_block": 4}, "`schedule` must be one of even, late, got 'soon'"),
     ]:
         with pytest.raises(ValueError, match=re.escape(words)):
             cls(**options)
@@ -608,18 +610,18 @@ def test_contract(sampler, world, data):
 
 
 OTHER_VALUES = {
-    "confidence": {"k": 3, "steps_per_block": 2},
+    "confidence": {"k": 3, "steps_per_block": 2, "schedule": "late"},
     "credit": {"alpha": 0.0, "beta": 0.0, "gamma": 9.0, "threshold": 0.3},
     "dilated": {"base": 4},
-    "entropy": {"k": 2, "steps_per_block": 2},
+    "entropy": {"k": 2, "steps_per_block": 2, "schedule": "late"},
     "entropy_bound": {"gamma": 2.0},
     "eos_suppress": {"inner": ConfidenceSampler()},
     "factor": {"factor": 0.3},
     "klass": {"tau": 0.2, "eps": 0.2, "n": 1},
-    "left_to_right": {"k": 2, "steps_per_block": 2},
-    "margin": {"k": 2, "steps_per_block": 3},
-    "pc": {"decay": 2.0, "alpha": 0.5, "k": 2, "steps_per_block": 2, "frequencies": None},
-    "random": {"k": 2, "steps_per_block": 2},
+    "left_to_right": {"k": 2, "steps_per_block": 2, "schedule": "late"},
+    "margin": {"k": 2, "steps_per_block": 3, "schedule": "late"},
+    "pc": {"decay": 2.0, "alpha": 0.5, "k": 2, "steps_per_block": 2, "schedule": "late", "frequencies": None},
+    "random": {"k": 2, "steps_per_block": 2, "schedule": "late"},
     "threshold": {"threshold": 0.5, "minimum": 3},
 }
 
@@ -633,6 +635,8 @@ def test_every_parameter_has_an_effect(name, parameter, tmp_path):
     standard = type(ALL_SAMPLERS[name])()
     if name == "klass":
         standard = KLASSSampler(tau=0.5, eps=0.05)  # at the defaults hardly anything is stable in this world
+    if parameter == "schedule":
+        standard = replace(standard, steps_per_block=3)
     world = World.draw(seed=3, rows=32, block_length=8, blocks=2, vocabulary=4)
     start = torch.arange(32)
     first, second = (

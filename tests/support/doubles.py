@@ -237,13 +237,13 @@ class TimedDouble(Double):
 
 
 class BidirectionalQwen3(Qwen3ForCausalLM):
-    """A causal class of transformers run bidirectionally, by a padding mask [B, S], or [B, 1, Q, S] with a cache."""
+    """A causal class of transformers run bidirectionally, by a padding mask [B, S], or by a mask [B, 1, Q, S]."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **options: Any) -> Any:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, **options: Any
+    ) -> Any:
         if attention_mask.ndim == 2:
             attention_mask = attention_mask[:, None, None, :].bool().expand(-1, 1, input_ids.shape[1], -1)
-        elif options.get("past_key_values") is None:
-            raise ValueError(f"attention_mask must be [B, S], got {tuple(attention_mask.shape)}")
         mask = {"full_attention": attention_mask}
         return super().forward(input_ids, attention_mask=mask, position_ids=position_ids, **options)
 
