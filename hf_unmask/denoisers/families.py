@@ -124,7 +124,7 @@ FAMILIES: tuple[Family, ...] = (
         cache_refusal=None,
         support="double",
         checkpoints="dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1",
-        note="causal classes run bidirectionally; its bd3lm variants with attention='block' and their block_length, for "
+        note="causal classes run bidirectionally; bd3lm variants with attention='block' and their block_length, for "
         "prompts of whole blocks (dllm counts blocks from the end of the prompt, we from its first token)",
     ),
     Family(
