@@ -29,6 +29,7 @@ _HOME = {
     "UnmaskingPolicy": "policy",
     "UnmaskingPolicyConfig": "policy",
     "attach": "doors.attaching",
+    "check": "doors.check",
     "detach": "doors.attaching",
     "encode_prompts": "denoisers.texts",
     "evaluate_samplers": "evaluation.running",
@@ -59,6 +60,7 @@ __all__ = [
     "UnmaskingPolicyConfig",
     "__version__",
     "attach",
+    "check",
     "detach",
     "encode_prompts",
     "evaluate_samplers",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from hf_unmask.denoisers.adapter import Denoiser
     from hf_unmask.denoisers.texts import encode_prompts
     from hf_unmask.doors.attaching import AttachedGenerate, attach, detach
+    from hf_unmask.doors.check import check
     from hf_unmask.doors.loading import load_denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.generation.configuration import UnmaskingGenerationConfig

@@ -8,6 +8,7 @@ import typer
 
 from hf_unmask import __version__
 from hf_unmask.cli import hub, tables
+from hf_unmask.cli.check import check
 from hf_unmask.cli.demo import demo
 from hf_unmask.cli.evaluate import evaluate
 from hf_unmask.cli.generate import generate
@@ -44,7 +45,18 @@ def _options(
     del version
 
 
-for command in (demo, generate, tables.samplers, tables.models, report, watch, transfer, evaluate, *hub.COMMANDS):
+for command in (
+    demo,
+    generate,
+    tables.samplers,
+    tables.models,
+    check,
+    report,
+    watch,
+    transfer,
+    evaluate,
+    *hub.COMMANDS,
+):
     app.command()(command)
 
 

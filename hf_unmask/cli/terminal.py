@@ -63,9 +63,9 @@ def quiet_libraries() -> None:
 
 
 def load_model(
-    name: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str | None
+    name: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str | None, **conventions: Any
 ) -> tuple[Any, Any]:
-    """An attached model in eval mode, and its tokenizer."""
+    """An attached model in eval mode, and its tokenizer; ``conventions`` as in `hf_unmask.attach`."""
     import torch
     from transformers import AutoTokenizer
 
@@ -81,4 +81,4 @@ def load_model(
         return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    return load_denoiser(name, dtype=dtype, device=device, tokenizer=tokenizer, **source), tokenizer
+    return load_denoiser(name, dtype=dtype, device=device, tokenizer=tokenizer, **source, **conventions), tokenizer

@@ -127,6 +127,10 @@ def settle(
     )
 
 
+class UnknownFamily(ValueError):
+    """A model of which neither a row of the table nor the caller says how it predicts."""
+
+
 def family_of(model: nn.Module, shift: int | None, attention: Attention | None) -> Family:
     """The family of a model; a stand-in if both conventions are given explicitly."""
     if shift not in (None, 0, 1):
@@ -144,10 +148,10 @@ def family_of(model: nn.Module, shift: int | None, attention: Attention | None) 
         return family
     if shift is None or attention is None:
         model_type = getattr(getattr(model, "config", None), "model_type", None)
-        raise ValueError(
+        raise UnknownFamily(
             f"{type(model).__name__} (model_type {model_type!r}) is neither a native masked language model nor of a "
             f"known family ({', '.join(family.name for family in FAMILIES)}): say how it predicts with shift=0 or 1 "
-            "and attention='2d' or '4d'"
+            "and attention='2d' or '4d'; `hf-unmask check` finds out which"
         )
     return Family(type(model).__name__, mask_token_id=None, known=False, cache_refusal="it is of no known family")
 

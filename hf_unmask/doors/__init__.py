@@ -2,5 +2,6 @@
 
 Floor 5: may import everything below: `samplers`, `policy`, `generation`, `denoisers`. Start in `loading` (from a
 checkpoint) or `attaching` (a model that is there); `block` is what engines with a loop of their own call,
-`random_canvas` a model of transformers that has one.
+`random_canvas` a model of transformers that has one; `check`
+proves from weights what is taken for granted.
 """
