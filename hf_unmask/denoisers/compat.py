@@ -82,6 +82,29 @@ def _torch_fx() -> list[tuple[Names, str, Any]]:
     return [(vars(importlib.import_module(name)), "is_torch_fx_available", _no_torch_fx) for name in modules]
 
 
+def _loss_kwargs() -> list[tuple[Names, str, Any]]:
+    module = importlib.import_module("transformers.utils")
+    return [(vars(module), "LossKwargs", module.TransformersKwargs)]
+
+
+def _is_native(kind: type) -> bool:
+    return kind.__module__.startswith("transformers.")
+
+
+#: What every config had in transformers 4, and what it then held.
+_ONCE_IN_CONFIGS: Names = {
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id")),
+    **dict.fromkeys(("is_decoder", "add_cross_attention", "tie_encoder_decoder", "torchscript"), False),
+    "cross_attention_hidden_size": None,
+}
+
+
+def _once_in_configs(config: Any) -> None:
+    for name, value in _ONCE_IN_CONFIGS.items():
+        if not hasattr(config, name):
+            setattr(config, name, value)
+
+
 def _cache_off(config: Any) -> None:
     if getattr(config, "use_cache", None) is None:
         config.use_cache = False
@@ -116,24 +139,50 @@ def _embedding_name(kind: type) -> str:
     return f"{prefix}.embed_tokens.weight"
 
 
-def _own_generation_config(model: nn.Module) -> None:
-    """The generation config class of the model's own code, if a plain one was loaded in its stead.
+def _generation_configs(kind: type) -> set[Any]:
+    """Those that the checkpoint's own code defines; its own loop makes and fills them."""
+    modules = [sys.modules.get(base.__module__, object) for base in kind.__mro__]
+    classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
+    return {value for value in classes if issubclass(value, GenerationConfig) and not _is_native(value)}
 
-    Its loop reads settings that a plain one does not have.
-    """
-    current: Any = getattr(model, "generation_config", None)
-    if current is None or not hasattr(model, "diffusion_generate") or type(current) is not GenerationConfig:
-        return
-    kinds = {
-        value
-        for base in type(model).__mro__
-        for value in vars(sys.modules.get(base.__module__, object)).values()
-        if inspect.isclass(value) and issubclass(value, GenerationConfig) and value is not GenerationConfig
-    }
-    kinds = {kind for kind in kinds if not kind.__module__.startswith("transformers.")}
-    if len(kinds) == 1:
-        values = {name: value for name, value in vars(current).items() if value is not None}
-        model.generation_config = kinds.pop()(**values)  # type: ignore[assignment]
+
+def _lenient_validation(kind: type) -> None:
+    """``validate`` that takes the arguments of any version and passes on those that it knows."""
+    for config in _generation_configs(kind):
+        known = inspect.signature(config.validate).parameters
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
+            config.validate = _knowing(config.validate, frozenset(known))
+
+
+def _knowing(method: Any, names: frozenset[str]) -> Any:
+    def lenient(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self, *args, **{name: value for name, value in kwargs.items() if name in names})
+
+    return lenient
+
+
+def _settings_of_a_model(kind: type) -> None:
+    for config in _generation_configs(kind):
+        if "from_model_config" not in vars(config):
+            config.from_model_config = classmethod(_from_model_config)
+
+
+def _from_model_config(kind: Any, model_config: Any) -> Any:
+    """As in transformers 4; 5 looks up each setting of the class in a plain generation config, which has fewer."""
+    stored = model_config if isinstance(model_config, dict) else model_config.to_dict()
+    values = {name: value for name, value in stored.items() if value is not None and name != "_from_model_config"}
+    return kind.from_dict(values, return_unused_kwargs=False, _from_model_config=True)
+
+
+def _layer_types(model: nn.Module) -> None:
+    """What each layer attends to, which transformers 5 keeps in the config alone."""
+    types = getattr(model.config, "layer_types", None) or ()
+    for module in model.modules():
+        layers = getattr(module, "layers", None)
+        if isinstance(layers, nn.ModuleList) and len(layers) == len(types):
+            for layer, name in zip(layers, types, strict=True):
+                if not hasattr(layer, "attention_type"):
+                    layer.attention_type = name
 
 
 def _computed_buffers(model: nn.Module) -> None:
@@ -162,11 +211,15 @@ _FIVE = Window("5.0", "6.0")
 SHIMS = (
     Shim("default rope", "KeyError 'default' in ROPE_INIT_FUNCTIONS", _FIVE, library=_rope_table),
     Shim("torch fx", "ImportError is_torch_fx_available", _FIVE, library=_torch_fx),
+    Shim("loss kwargs", "ImportError LossKwargs", _FIVE, library=_loss_kwargs),
+    Shim("config defaults", "AttributeError pad_token_id of the config", _FIVE, config=_once_in_configs),
     Shim("use_cache", "AttributeError use_cache of the config", _FIVE, config=_cache_off),
     Shim("tie_weights", "all_tied_weights_keys is missing, tie_weights rejects arguments", _FIVE, kind=_tied_weights),
     Shim("tied lists", "_tied_weights_keys is a list, not a mapping", _FIVE, kind=_tied_lists),
     Shim("computed buffers", "rotary frequencies hold no values after from_pretrained", _FIVE, model=_computed_buffers),
-    Shim("generation config", "GenerationConfig has no attribute 'eps'", _FIVE, model=_own_generation_config),
+    Shim("validate", "TypeError user_set_attributes of GenerationConfig", _FIVE, kind=_lenient_validation),
+    Shim("generation config", "GenerationConfig has no attribute 'eps'", _FIVE, kind=_settings_of_a_model),
+    Shim("layer types", "AttributeError attention_type of a decoder layer", _FIVE, model=_layer_types),
 )
 
 
@@ -199,7 +252,7 @@ def mend_config(config: Any, shims: tuple[Shim, ...]) -> None:
 
 def mend_class(kind: type, shims: tuple[Shim, ...]) -> None:
     """What a checkpoint's class needs to be loaded and saved. Classes of transformers itself are left alone."""
-    if kind.__module__.startswith("transformers.") or not issubclass(kind, PreTrainedModel):
+    if _is_native(kind) or not issubclass(kind, PreTrainedModel):
         return
     for shim in shims:
         if shim.kind is not None:

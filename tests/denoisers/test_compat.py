@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import transformers
+from models import MASK, PAD
 from old_code import BROKEN, FREQUENCIES, old_checkpoint
 from transformers import AutoModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -49,7 +50,11 @@ def use_plainly(folder, other):
         ("tie_weights", (AttributeError, TypeError), "all_tied_weights_keys|tie_weights"),
         ("tied lists", AttributeError, "list.*(keys|items)"),
         ("computed buffers", ArithmeticError, "frequencies are"),
+        ("loss kwargs", ImportError, "LossKwargs"),
+        ("config defaults", AttributeError, "pad_token_id"),
+        ("validate", TypeError, "user_set_attributes"),
         ("generation config", AttributeError, "eps"),
+        ("layer types", AttributeError, "attention_type"),
     ],
 )
 def test_a_breakage_and_its_cure(breakage, error, says, tmp_path, quiet):
@@ -63,7 +68,8 @@ def test_a_breakage_and_its_cure(breakage, error, says, tmp_path, quiet):
     assert torch.equal(found, reference.generate(IDS, **OPTIONS))
     model.save_pretrained(tmp_path / "saved")
     if breakage == "generation config":
-        assert model.diffusion_generate(IDS) == 1e-3 and model.generation_config.pad_token_id == 0
+        settings = model.diffusion_generate(IDS)
+        assert (settings.eps, settings.steps, settings.mask_token_id, settings.pad_token_id) == (1e-3, 512, MASK, PAD)
 
 
 def test_every_shim_has_its_breakage():

@@ -64,6 +64,29 @@ class OldModel(PreTrainedModel):
         return MaskedLMOutput(logits=self.head(hidden))
     {methods}
 """
+#: A generation config with settings of its own, and what ``validate`` takes.
+OWN_SETTINGS = """
+class OldGenerationConfig(GenerationConfig):
+    def __init__(self, **kwargs):
+        self.eps, self.steps = kwargs.pop("eps", 1e-3), kwargs.pop("steps", 512)
+        for name in ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id"):
+            setattr(self, name, kwargs.pop(name, None))
+        self._from_model_config = kwargs.pop("_from_model_config", False)
+        self.return_dict_in_generate = False
+        if not self._from_model_config:
+            for name, value in kwargs.items():
+                setattr(self, name, value)
+        self.validate(is_init=True)
+
+    def validate(self, {arguments}):
+        assert isinstance(is_init, bool)
+"""
+OWN_LOADING = """@classmethod
+    def from_pretrained(cls, folder, *args, **kwargs):
+        model = super().from_pretrained(folder, *args, **kwargs)
+        model.generation_config = OldGenerationConfig.from_pretrained(folder, subfolder="", _from_auto=True)
+        return model
+"""
 PLAIN = {
     "imports": "",
     "kept": "True",
@@ -73,22 +96,35 @@ PLAIN = {
     "arguments": "",
     "body": "pass",
     "methods": "",
+    "settings": {"pad_token_id": PAD},
 }
 #: Breakage -> what differs from the plain code above.
 BROKEN = {
     "default rope": {"rope": 'ROPE_INIT_FUNCTIONS["default"](config, None)[0]'},
     "torch fx": {"imports": "from transformers.utils.import_utils import is_torch_fx_available"},
+    "loss kwargs": {
+        "imports": "from transformers.modeling_flash_attention_utils import FlashAttentionKwargs\n"
+        "from transformers.utils import LossKwargs\n"
+        "class Arguments(FlashAttentionKwargs, LossKwargs): ...\n",
+    },
+    "config defaults": {"end": "self.padding_idx = config.pad_token_id\n        self.post_init()", "settings": {}},
     "use_cache": {"arguments": ", labels=None", "body": "assert not self.config.use_cache"},
     "tie_weights": {"end": "", "methods": "def tie_weights(self):\n        self.tied = True"},
     "tied lists": {"attributes": '_tied_weights_keys = ["head.weight"]'},
     "computed buffers": {"kept": "False"},
+    "validate": {
+        "imports": OWN_SETTINGS.format(arguments="is_init=False"),
+        "methods": OWN_LOADING,
+    },
     "generation config": {
-        "imports": "class OldGenerationConfig(GenerationConfig):\n"
-        "    def __init__(self, **kwargs):\n"
-        "        self.eps = kwargs.pop('eps', 1e-3)\n"
-        "        super().__init__(**kwargs)\n",
-        "end": "self.post_init()\n        self.generation_config = GenerationConfig(pad_token_id=0)",
-        "methods": "def diffusion_generate(self, input_ids):\n        return self.generation_config.eps",
+        "imports": OWN_SETTINGS.format(arguments="is_init=False, **kwargs"),
+        "methods": "def diffusion_generate(self, input_ids):\n"
+        "        return OldGenerationConfig.from_model_config(self.config)\n",
+    },
+    "layer types": {
+        "end": "self.layers = nn.ModuleList(nn.Identity() for _ in config.layer_types)\n        self.post_init()",
+        "body": "assert [layer.attention_type for layer in self.layers] == self.config.layer_types",
+        "settings": {"pad_token_id": PAD, "layer_types": ["full_attention", "sliding_attention"]},
     },
 }
 
@@ -105,9 +141,9 @@ def old_checkpoint(folder: Path, breakage: str | None) -> str:
         "auto_map": {"AutoConfig": "configuration_old.OldConfig", "AutoModel": "modeling_old.OldModel"},
         "vocab_size": VOCAB,
         "mask_token_id": MASK,
-        "pad_token_id": PAD,
         "eos_token_id": EOS,
         "tie_word_embeddings": False,
+        **parts["settings"],
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"pad_token_id": PAD}))
