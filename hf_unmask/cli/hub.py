@@ -309,28 +309,13 @@ def _shown_code(code: list[str] | None) -> str:
 
 
 def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denoiser:
-    """The adapter of a model without its weights: a comparison needs no gigabytes."""
-    import torch
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
     from hf_unmask.denoisers.adapter import Denoiser
-    from hf_unmask.doors.loading import auto_class
+    from hf_unmask.doors.loading import load_outline
     from hf_unmask.tiny import load_tiny
 
     if name == "tiny":
         return Denoiser.from_model(load_tiny()[0])
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(name, **source)
-    tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    # without it, code would come from the main branch whatever revision was named
-    code = {"code_revision": revision} if revision and getattr(config, "auto_map", None) else {}
-    with torch.device("meta"):
-        model = auto_class(config, name).from_config(config, trust_remote_code=trust_remote_code, **code)
-    try:
-        model.generation_config = GenerationConfig.from_pretrained(name, revision=revision or "main")
-    except OSError:  # most masked language models have none
-        pass
-    return Denoiser.from_model(model, tokenizer=tokenizer)
+    return load_outline(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 #: In the order in which ``--help`` lists them.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from hf_unmask.denoisers import compat
+from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.families import rows
 from hf_unmask.doors.attaching import attach
 
@@ -24,6 +27,7 @@ def load_denoiser(
     dtype: Any = "auto",
     device: Any = None,
     device_map: Any = None,
+    attn_implementation: str | None = None,
     tokenizer: Any = None,
     **conventions: Any,
 ) -> Any:
@@ -38,6 +42,7 @@ def load_denoiser(
         revision: branch, tag or commit of the weights, and of the code unless ``code_revision`` says otherwise.
         dtype: of the weights; "auto" takes the checkpoint's.
         device: where to put the model; ``device_map`` spreads large ones.
+        attn_implementation: of transformers' attention, such as "sdpa" or "eager". None: as the checkpoint says.
         tokenizer: asked for ids that the model's configs do not hold. None: the repository's own, if it has one.
         **conventions: as in `hf_unmask.attach`, for models of no known family.
 
@@ -46,48 +51,118 @@ def load_denoiser(
             trusted, or conventions that are missing.
         OSError: no such folder or repository.
     """
-    source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None:
-        source["revision"] = revision
-    # without it, code would come from the main branch whatever revision was named
-    code = {"code_revision": code_revision or revision} if code_revision or revision else {}
-    config = AutoConfig.from_pretrained(name, **source, **code)
-    entry = auto_class(config, name)
-    own = (getattr(config, "auto_map", None) or {}).get(entry.__name__)
-    shims = () if own is None else compat.needed()
-    code = {} if own is None else code
-    compat.mend_config(config, shims)
-    with compat.library_names(shims):
-        if own is not None and trust_remote_code:
-            place: dict[str, Any] = {**code, **({} if revision is None else {"revision": revision})}
-            compat.mend_class(get_class_from_dynamic_module(own, name, **place), shims)
-        spread = {} if device_map is None else {"device_map": device_map}
-        model = entry.from_pretrained(name, config=config, dtype=dtype, **source, **code, **spread)
-        compat.mend_model(model, shims)
+    checkpoint = _Checkpoint.open(name, trust_remote_code, revision, code_revision)
+    options = {"device_map": device_map, "attn_implementation": attn_implementation}
+    with compat.library_names(checkpoint.shims):
+        checkpoint.mend_class()
+        model = checkpoint.entry.from_pretrained(
+            name,
+            config=checkpoint.config,
+            dtype=dtype,
+            **checkpoint.source,
+            **checkpoint.code,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+        compat.mend_model(model, checkpoint.shims)
+    if getattr(model, "generation_config", None) is None:  # transformers reads it for models with a loop of its own
+        checkpoint.read_settings(model)
     if device is not None:
         model = model.to(device)
-    return attach(model.eval(), tokenizer=tokenizer or _own_tokenizer(name, source), **conventions)
+    return attach(model.eval(), tokenizer=tokenizer or checkpoint.tokenizer(), **conventions)
+
+
+def load_outline(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Denoiser:
+    """The adapter of a model without its weights: a comparison needs no gigabytes.
+
+    Raises:
+        ValueError, OSError: as `load_denoiser`.
+    """
+    checkpoint = _Checkpoint.open(name, trust_remote_code, revision, None)
+    with compat.library_names(checkpoint.shims), torch.device("meta"):
+        checkpoint.mend_class()
+        model = checkpoint.entry.from_config(checkpoint.config, trust_remote_code=trust_remote_code, **checkpoint.code)
+    checkpoint.read_settings(model)
+    return Denoiser.from_model(model, tokenizer=checkpoint.tokenizer())
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What is known of a repository before its model is built."""
+
+    name: str
+    config: Any
+    entry: Any  # transformers' auto class
+    own: str | None  # where the repository keeps the model's class
+    source: dict[str, Any]  # arguments that say where files are
+    code: dict[str, Any]  # and where code is
+    shims: tuple[compat.Shim, ...]
+
+    @classmethod
+    def open(cls, name: str, trust_remote_code: bool, revision: str | None, code_revision: str | None) -> _Checkpoint:
+        source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if revision is not None:
+            source["revision"] = revision
+        # without it, code would come from the main branch whatever revision was named
+        code: dict[str, Any] = {"code_revision": code_revision or revision} if code_revision or revision else {}
+        with compat.library_names(compat.needed()):
+            config = _config(name, source, code)
+        entry = auto_class(config, name)
+        own = (getattr(config, "auto_map", None) or {}).get(entry.__name__)
+        if own is None:
+            return cls(name, config, entry, own, source, {}, ())
+        compat.mend_config(config, compat.needed())
+        return cls(name, config, entry, own, source, code, compat.needed())
+
+    def mend_class(self) -> None:
+        if self.own is not None and self.source["trust_remote_code"]:
+            compat.mend_class(_own_class(self.own, self.name, self.source, self.code), self.shims)
+
+    def read_settings(self, model: Any) -> None:
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(
+                self.name, revision=self.source.get("revision", "main")
+            )
+        except OSError:  # most masked language models have none
+            pass
+
+    def tokenizer(self) -> Any:
+        try:
+            return AutoTokenizer.from_pretrained(self.name, config=self.config, **self.source)
+        except (OSError, ValueError, KeyError):  # weights without one are in order if their configs name the ids
+            return None
+
+
+def _own_class(place: str, name: str, source: dict[str, Any], code: dict[str, Any]) -> Any:
+    """A class of the repository's code, which is trusted."""
+    places: dict[str, Any] = {key: value for key, value in source.items() if key == "revision"}
+    return get_class_from_dynamic_module(place, name, **places, **code)
+
+
+def _config(name: str, source: dict[str, Any], code: dict[str, Any]) -> Any:
+    """By the repository's own class if it is trusted, whatever another one registered for the same model type."""
+    places = {key: value for key, value in source.items() if key == "revision"}
+    stored, _ = PreTrainedConfig.get_config_dict(name, **places)
+    own = (stored.get("auto_map") or {}).get("AutoConfig")
+    if own is None or not source["trust_remote_code"]:
+        return AutoConfig.from_pretrained(name, **source, **code)
+    kind = _own_class(own, name, source, code)
+    kind.register_for_auto_class()
+    return kind.from_pretrained(name, name_or_path=name, **places)
 
 
 def auto_class(config: Any, name: str) -> Any:
     """The masked-LM class where there is one, else the class that the repository's own code registers."""
-    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+    own = [entry for entry in _ENTRIES if entry in (getattr(config, "auto_map", None) or {})]
+    native = type(config).__module__.startswith("transformers.")
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and (native or not own):
         return transformers.AutoModelForMaskedLM
-    for entry in _ENTRIES:
-        if entry in (getattr(config, "auto_map", None) or {}):
-            return getattr(transformers, entry)
+    if own:
+        return getattr(transformers, own[0])
     for family in rows():
-        native = getattr(transformers, family.auto_class)
-        if config.model_type in family.model_types and type(config) in native._model_mapping:
-            return native
+        entry = getattr(transformers, family.auto_class)
+        if config.model_type in family.model_types and type(config) in entry._model_mapping:
+            return entry
     raise ValueError(
         f"{name!r} holds a {config.model_type!r} model, which is neither a masked language model of transformers nor "
         "one with code of its own"
     )
-
-
-def _own_tokenizer(name: str, source: dict[str, Any]) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(name, **source)
-    except (OSError, ValueError, KeyError):  # weights without a tokenizer are in order if their configs name the ids
-        return None

@@ -22,6 +22,10 @@ class OldConfig(PretrainedConfig):
         self.num_attention_heads, self.rope_theta = num_attention_heads, rope_theta
         super().__init__(**kwargs)
 """
+REGISTRATION = """
+from transformers import AutoConfig
+AutoConfig.register("llada", OldConfig)
+"""
 MODEL = """
 import torch
 from torch import nn
@@ -129,12 +133,15 @@ BROKEN = {
 }
 
 
-def old_checkpoint(folder: Path, breakage: str | None) -> str:
-    """A folder with weights, config and code. None: code without a breakage."""
+def old_checkpoint(folder: Path, breakage: str | None, registers: bool = False) -> str:
+    """A folder with weights, config and code. None: code without a breakage.
+
+    With ``registers`` the code makes its classes those of the model type for the whole process, as LLaDA's does.
+    """
     folder.mkdir()
     parts = PLAIN | BROKEN.get(breakage, {})
     (folder / "modeling_old.py").write_text(MODEL.format(**parts))
-    (folder / "configuration_old.py").write_text(CONFIG)
+    (folder / "configuration_old.py").write_text(CONFIG + REGISTRATION * registers)
     config = {
         "model_type": "llada",
         "architectures": ["OldModel"],
