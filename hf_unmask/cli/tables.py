@@ -32,7 +32,8 @@ def models(as_json: JsonFlag = False) -> None:
             print_json({"models": rows})
             return
         for row in rows:
-            facts = [f"{name} {row[name]}" for name in ("mask id", "stop ids", "shift", "attention", "block", "cache")]
+            names = ("mask id", "stop ids", "shift", "attention", "block", "cache", "hidden states")
+            facts = [f"{name} {row[name]}" for name in names]
             typer.echo(f"{row['family']}  (tested on: {row['tested on']})")
             typer.echo(f"    {', '.join(facts)}; {row['loaded by']}")
             typer.echo(f"    {row['checkpoints']}" + (f" ({row['note']})" if row["note"] else ""))

@@ -182,8 +182,8 @@ class Denoiser(Conventions):
         states = getattr(output, "hidden_states", None)
         if states is None:
             raise ValueError(
-                f"{type(self.model).__name__} returns no hidden states with output_hidden_states=True: "
-                "use a sampler that does not read them"
+                f"{type(self.model).__name__} returns no hidden states with output_hidden_states=True "
+                "(`hf-unmask models` says which families do): use a sampler that does not read them"
             )
         return _at(states[-1], cells)
 

@@ -183,7 +183,7 @@ def _block_length(family: Family, config: Any, given: int | None) -> int | None:
 def _cache_refusal(model: nn.Module, family: Family) -> str | None:
     """Why keys and values cannot be kept, None if they can."""
     kernel = getattr(getattr(model, "config", None), "_attn_implementation", "sdpa")
-    if family.cache_refusal is None and kernel not in ("sdpa", "eager"):
+    if family.cache_refusal is None and not family.own_attention and kernel not in ("sdpa", "eager"):
         return f"attention {kernel!r} takes no mask [B, 1, Q, S]: load it with attn_implementation='sdpa' or 'eager'"
     return family.cache_refusal
 

@@ -20,7 +20,8 @@ ATTENTIONS: tuple[str, ...] = get_args(Attention)
 CAUSAL: tuple[str, ...] = ("block", "block-additive")
 
 #: What a row's support rests on. "real weights": published or packaged weights run in the tests. "native class": the
-#: class in transformers with tiny random weights. "double": a stand-in made from the row alone. "expected": nothing.
+#: class in transformers with tiny random weights. "double": a stand-in as strict as the family's own code, which was
+#: run with tiny random weights. "expected": public descriptions alone; the family's own code was not run.
 Support = Literal["real weights", "native class", "double", "expected"]
 
 
@@ -40,6 +41,8 @@ class Family:
     maskless: bool = False  # whether no "2d" mask means that there is no padding
     cache_refusal: str | None = "its layers do not take past_key_values"  # why it takes no ``Cache``, None: it does
     cache_switches: tuple[str, ...] = ()  # arguments that must be True for a ``Cache`` to be used
+    own_attention: bool = False  # whether its code attends in one way, whatever ``attn_implementation`` says
+    hidden_states: bool = True  # whether its forward returns them
     model_types: tuple[str, ...] = ()  # `config.model_type`
     class_names: tuple[str, ...] = ()  # wins over the model type, which some families share
     auto_class: str = "AutoModelForCausalLM"
@@ -48,6 +51,7 @@ class Family:
     note: str = ""
 
 
+_LLADA2_CACHE = "its published forward refuses a mask that is wider than the tokens it computes"
 NATIVE = Family(
     "native masked LM",
     mask_token_id=None,
@@ -96,12 +100,23 @@ FAMILIES: tuple[Family, ...] = (
         attention="block-additive",
         block_length=32,
         whole_blocks=True,
-        model_types=("llada2_moe", "llada21_moe"),
-        class_names=("LLaDA2MoeModelLM", "LLaDA21MoeModelLM"),
-        cache_refusal="its published forward refuses a mask that is wider than the tokens it computes",
+        model_types=("llada2_moe",),
+        cache_refusal=_LLADA2_CACHE,
         support="double",
-        checkpoints="inclusionAI/LLaDA2.{0,1}-{mini,flash}",
-        note="mask filling only: 2.1's editing of decided tokens is not done",
+        checkpoints="inclusionAI/LLaDA2.0-{mini,flash}",
+    ),
+    Family(
+        "LLaDA2.1/2.2",
+        mask_token_id=156895,
+        stop_token_ids=(156892,),
+        attention="block-additive",
+        block_length=32,
+        whole_blocks=True,
+        model_types=("llada21_moe",),
+        cache_refusal=_LLADA2_CACHE,
+        checkpoints="inclusionAI/LLaDA2.1-{mini,flash}, LLaDA2.2-flash",
+        note="mask filling only: decided tokens are not edited (2.1), none is inserted or deleted (2.2); code that "
+        "calls itself llada2_moe takes the row above, which is the same",
     ),
     Family(
         "Dream",
@@ -117,8 +132,20 @@ FAMILIES: tuple[Family, ...] = (
         checkpoints="Dream-org/Dream-v0-{Base,Instruct}-7B, Dream-Coder, apple/DiffuCoder-7B",
     ),
     Family(
+        "DreamOn",
+        mask_token_id=151666,
+        stop_token_ids=(151643,),
+        shift=1,
+        attention="4d",
+        auto_class="AutoModel",
+        cache_refusal=None,
+        checkpoints="Dream-org/DreamOn-v0-7B",
+        note="Dream's code and row; canvases keep their length: pass suppress_tokens=[151667], its token for two masks",
+    ),
+    Family(
         "A2D",
         mask_token_id=None,
+        hidden_states=False,
         model_types=("a2d-qwen2", "a2d-qwen3", "a2d-llama"),
         auto_class="AutoModelForMaskedLM",
         cache_refusal=None,
@@ -136,6 +163,7 @@ FAMILIES: tuple[Family, ...] = (
         block_length=32,
         block_length_key="bd_size",
         whole_blocks=True,
+        hidden_states=False,
         model_types=("Fast_dLLM_Qwen",),
         class_names=("Fast_dLLM_QwenForCausalLM",),
         cache_refusal="its forward makes the mask itself and takes what it computes to lie behind all that is kept",
@@ -150,12 +178,41 @@ FAMILIES: tuple[Family, ...] = (
         block_length=4,
         block_length_key="block_size",
         whole_blocks=True,
-        model_types=("sdar", "sdar_moe"),
-        class_names=("SDARForCausalLM", "SDARMoeForCausalLM"),
+        model_types=("sdar",),
+        class_names=("SDARForCausalLM",),
         cache_refusal=None,
         cache_switches=("store_kv",),
+        own_attention=True,
         support="double",
         checkpoints="JetLM/SDAR-*, Gen-Verse/TraDo-*",
+    ),
+    Family(
+        "SDAR-MoE",
+        mask_token_id=151669,
+        attention="block",
+        block_length=4,
+        block_length_key="block_size",
+        whole_blocks=True,
+        model_types=("sdar_moe",),
+        class_names=("SDARMoeForCausalLM",),
+        cache_refusal=None,
+        cache_switches=("store_kv",),
+        own_attention=True,
+        checkpoints="JetLM/SDAR-30B-A3B-*",
+        note="as SDAR's dense models",
+    ),
+    Family(
+        "Nemotron-Labs-Diffusion",
+        mask_token_id=100,
+        attention="own",
+        block_length=32,
+        block_length_key="block_size",
+        model_types=("nemotron_labs_diffusion",),
+        class_names=("NemotronLabsDiffusionModel",),
+        auto_class="AutoModel",
+        cache_refusal="it decodes through a cache of its own",
+        checkpoints="nvidia/Nemotron-Labs-Diffusion-{3B,8B,14B}",
+        note="not decoded yet: it reads what is decided causally; its end ids and hidden states are not known here",
     ),
     Family(
         "MDLM",
@@ -183,6 +240,7 @@ FAMILIES: tuple[Family, ...] = (
 #: Known families whose forward pass cannot be asked for logits of a canvas: `config.model_type` -> why.
 REFUSED = {
     "bd3lm": "it decodes through caches of its own and takes no plain canvas",
+    "nemotron_labs_diffusion": "it reads decided blocks causally, through a cache of its own, and takes no mask",
     "diffusion_gemma": "it has no mask token: its canvas starts from random tokens; use hf_unmask.attach(model)",
 }
 #: Native classes whose layers take ``past_key_values``.
@@ -215,6 +273,11 @@ def _cache_cell(family: Family) -> str:
     return "exact" if family.attention in CAUSAL else "approximate"
 
 
+def _hidden_cell(family: Family) -> str:
+    """Of a family that is not decoded nothing is promised."""
+    return "yes" if family.hidden_states and not set(family.model_types) & set(REFUSED) else "no"
+
+
 def table() -> list[dict[str, str]]:
     """The table as text, for the command line and the README: column -> cell, one dictionary per row."""
     return [
@@ -226,6 +289,7 @@ def table() -> list[dict[str, str]]:
             "attention": family.attention,
             "block": "any" if family.block_length is None else str(family.block_length),
             "cache": _cache_cell(family),
+            "hidden states": _hidden_cell(family),
             "loaded by": family.auto_class,
             "tested on": family.support,
             "checkpoints": family.checkpoints,

@@ -11,7 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import hf_unmask
 from hf_unmask import Denoiser
-from hf_unmask.denoisers.families import FAMILIES, NATIVE, known_family, rows
+from hf_unmask.denoisers.families import FAMILIES, NATIVE, known_family, rows, table
 from hf_unmask.samplers import ConfidenceSampler, EntropySampler, MarginSampler, ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
@@ -55,7 +55,9 @@ def test_the_table_holds_what_the_families_publish(name):
 def test_every_row_has_a_double_or_says_that_it_has_none():
     """A support level that nothing backs."""
     covered = {known_family(double(name)).name for name in ROWS}
-    assert {family.name for family in rows() if family.support == "double"} == covered
+    promised = {family.name for family in rows() if family.support in ("double", "expected")}
+    assert promised - covered == {"DreamOn", "Nemotron-Labs-Diffusion"}  # Dream's double, and refused: tests below
+    assert covered <= promised
     assert [family.support for family in (NATIVE, FAMILIES[0])] == ["real weights", "native class"]
     assert len({family.name for family in rows()}) == len(rows())
 
@@ -67,7 +69,30 @@ def test_a_class_name_wins_over_a_shared_model_type():
     assert Denoiser.from_model(model).mask_token_id == ROWS["lladamoe"].mask
 
 
-@pytest.mark.parametrize("kind", ["bd3lm", "diffusion_gemma"])
+@pytest.mark.parametrize("name", ROWS)
+def test_hidden_states_are_as_the_table_says(name):
+    """A policy that reads them, chosen by the table, that fails at its first pass; an error that does not name it."""
+    model, tokens = double(name), IDS[:1]
+    family, row = known_family(model), ROWS[name]
+    ask = Denoiser.from_model(model)
+    assert family.hidden_states is row.hidden
+    assert {line["family"]: line["hidden states"] for line in table()}[family.name] == ("yes" if row.hidden else "no")
+    if row.hidden:
+        assert ask(tokens, None, tokens[:, :2] * 0, hidden=True).hidden.shape == (1, 2, 32)
+    else:
+        with pytest.raises(ValueError, match="no hidden states .* .`hf-unmask models` says which families do."):
+            ask(tokens, None, tokens[:, :2] * 0, hidden=True)
+
+
+def test_dream_on_keeps_its_length_without_its_token_for_two_masks():
+    """A family that grows its canvas, decoded by Dream's row: the token that grows it is never written if told so."""
+    assert known_family(row_double("Dream")).name == "Dream"
+    expands = int(hf_unmask.generate(row_double("Dream"), IDS, **OPTIONS).sequences[0, 6])
+    found = hf_unmask.generate(row_double("Dream"), IDS, suppress_tokens=[expands], **OPTIONS)
+    assert expands not in found.sequences[:, IDS.shape[1] :]
+
+
+@pytest.mark.parametrize("kind", ["bd3lm", "diffusion_gemma", "nemotron_labs_diffusion"])
 def test_families_that_cannot_be_asked_are_refused(kind):
     """A model without a plain canvas that is decoded as if it had one."""
     model = row_double("llada")
@@ -112,24 +137,27 @@ def test_a_wrong_convention_shows(name):
     assert not torch.equal(hf_unmask.generate(model, IDS, mask_token_id=30, **OPTIONS).sequences, expected)
 
 
-#: Fast-dLLM v2 ignores what it is given, A2D takes either.
-CAREFREE = ("Fast_dLLM_Qwen", "a2d-qwen3")
+def test_layers_that_know_what_they_attend_to_in_the_config_alone():
+    """A2D's code asks the layer: without the shim it does not run at all."""
+    with pytest.raises(AttributeError, match="attention_type"):
+        hf_unmask.generate(a2d_double(shims=()), IDS, **OPTIONS)
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in CAREFREE])
+def test_a2d_takes_both_forms_of_a_mask():
+    """[B, S] becomes numbers to add, [B, 1, S, S] is passed on: the same tokens, padded too."""
+    model = a2d_double(torch.float64)
+    expected = hf_unmask.generate(model, IDS, attention_mask=PADDED, **OPTIONS)
+    whole = Denoiser.from_model(model, attention="4d")
+    assert torch.equal(hf_unmask.generate(whole, IDS, attention_mask=PADDED, **OPTIONS).sequences, expected.sequences)
+
+
+# one ignores what it is given, the other takes both
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("Fast_dLLM_Qwen", "a2d-qwen3")])
 def test_a_wrong_mask_convention_shows(name):
     """A padding mask where a model wants blocks, and the like."""
     attention = "2d" if ROWS[name].attention in ("4d", "block", "block-additive") else "4d"
     with pytest.raises((ValueError, TypeError), match="attention_mask"):
         hf_unmask.generate(Denoiser.from_model(double(name), attention=attention), IDS, **OPTIONS)
-
-
-def test_a2d_takes_masks_of_two_and_of_four_dimensions():
-    two, four = (
-        hf_unmask.generate(Denoiser.from_model(a2d_double(), attention=one), IDS, attention_mask=PADDED, **OPTIONS)
-        for one in ("2d", "4d")
-    )
-    assert torch.equal(two.sequences, four.sequences)
 
 
 @pytest.mark.parametrize("name", ["Fast_dLLM_Qwen", "mdlm"])

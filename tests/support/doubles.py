@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from models import EOS, MASK, PAD, VOCAB, tiny_eurobert
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
-from transformers.modeling_outputs import MaskedLMOutput
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
+
+from hf_unmask.denoisers import compat
 
 
 def backbone(dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
@@ -135,16 +137,19 @@ class Row:
     attention: str
     block: int | None = None
     caches: bool = False
+    hidden: bool = True
 
 
 ROWS = {
     "llada": Row(126336, (126081, 126348), 0, "2d"),
     "lladamoe": Row(156895, (156892,), 0, "2d"),
     "llada2_moe": Row(156895, (156892,), 0, "block-additive", 32),
+    "llada21_moe": Row(156895, (156892,), 0, "block-additive", 32),
     "Dream": Row(151666, (151643,), 1, "4d", caches=True),
-    "a2d-qwen3": Row(None, (), 0, "2d", caches=True),
-    "Fast_dLLM_Qwen": Row(151665, (151645,), 1, "own", 32),
+    "a2d-qwen3": Row(None, (), 0, "2d", caches=True, hidden=False),
+    "Fast_dLLM_Qwen": Row(151665, (151645,), 1, "own", 32, hidden=False),
     "sdar": Row(151669, (), 0, "block", 4, caches=True),
+    "sdar_moe": Row(151669, (), 0, "block", 4, caches=True),
     "mdlm": Row(50257, (), 0, "own"),
 }
 
@@ -167,10 +172,11 @@ class BlockDouble(Double):
     """Block-causal: the caller's mask decides what is seen, and it must have the family's form.
 
     With a cache SDAR's mask may be wider than its tokens, LLaDA2's published code refuses that (a copy of it, made here
-    with ``square=False``, does not).
+    with ``square=False``, does not). SDAR's configs name an attention that its code does not look at.
     """
 
     config_class = RowDoubleConfig
+    _supports_flex_attn = True
 
     def forward(
         self,
@@ -203,7 +209,10 @@ class BlockDouble(Double):
 
 
 class OwnBlocksDouble(Double):
-    """Logits at i - 1 predict i; the block mask is made inside, from columns; an attention mask is ignored."""
+    """Logits at i - 1 predict i; the block mask is made inside, from columns; an attention mask is ignored.
+
+    No hidden states, whatever is asked for.
+    """
 
     config_class = RowDoubleConfig
 
@@ -216,11 +225,8 @@ class OwnBlocksDouble(Double):
         output_hidden_states: bool | None = None,
     ) -> MaskedLMOutput:
         columns = torch.arange(input_ids.shape[1])[None]
-        output = self.backbone(
-            input_ids,
-            attention_mask=block_causal(columns, block_size).expand(len(input_ids), -1, -1, -1),
-            output_hidden_states=bool(output_hidden_states),
-        )
+        mask = block_causal(columns, block_size).expand(len(input_ids), -1, -1, -1)
+        output = self.backbone(input_ids, attention_mask=mask)
         output.logits = output.logits.roll(-1, dims=1)
         return output
 
@@ -236,19 +242,53 @@ class TimedDouble(Double):
         return self.backbone(input_ids, output_hidden_states=bool(output_hidden_states))
 
 
-class BidirectionalQwen3(Qwen3ForCausalLM):
-    """A causal class of transformers run bidirectionally, by a padding mask [B, S], or by a mask [B, 1, Q, S]."""
+class BidirectionalQwen3Body(Qwen3Model):
+    """Padding masks [B, S] become numbers to add; [B, 1, Q, S] are passed on as they are. No hidden states.
+
+    What a layer attends to is asked of the layer, as in transformers 4.
+    """
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, **options: Any
-    ) -> Any:
-        if attention_mask.ndim == 2:
-            attention_mask = attention_mask[:, None, None, :].bool().expand(-1, 1, input_ids.shape[1], -1)
-        mask = {"full_attention": attention_mask}
-        return super().forward(input_ids, attention_mask=mask, position_ids=position_ids, **options)
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **options: Any,
+    ) -> BaseModelOutputWithPast:
+        states = self.embed_tokens(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.ndim == 2:
+            hole = 1 - mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1).to(states.dtype)
+            mask = hole * torch.finfo(states.dtype).min
+        seen = {"full_attention": mask, "sliding_attention": mask}
+        places = torch.arange(input_ids.shape[1])[None] if position_ids is None else position_ids
+        angles = self.rotary_emb(states, places)
+        for layer in self.layers:
+            states = layer(
+                states,
+                attention_mask=seen[layer.attention_type],
+                position_embeddings=angles,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(states))
 
 
-def a2d_double(dtype: torch.dtype = torch.float32, layers: int = 2) -> BidirectionalQwen3:
+class BidirectionalQwen3(Qwen3ForCausalLM):
+    """A causal class of transformers run bidirectionally."""
+
+    def __init__(self, config: Qwen3Config):
+        super().__init__(config)
+        self.model = BidirectionalQwen3Body(config)
+        self.post_init()
+
+
+def a2d_double(
+    dtype: torch.dtype = torch.float32, layers: int = 2, shims: tuple[compat.Shim, ...] = compat.SHIMS
+) -> BidirectionalQwen3:
+    """With what `load_denoiser` mends, which it cannot run without."""
     sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = Qwen3Config(
         **sizes, vocab_size=VOCAB, intermediate_size=48, head_dim=8, max_position_embeddings=128,
@@ -257,7 +297,9 @@ def a2d_double(dtype: torch.dtype = torch.float32, layers: int = 2) -> Bidirecti
     config.model_type, config.mask_token_id = "a2d-qwen3", MASK
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return BidirectionalQwen3(config).to(dtype).eval()
+        model = BidirectionalQwen3(config).to(dtype).eval()
+    compat.mend_model(model, shims)
+    return model
 
 
 _KINDS = {"block": BlockDouble, "block-additive": BlockDouble, "2d": LladaDouble, "4d": DreamDouble}
@@ -267,7 +309,9 @@ def row_double(model_type: str, dtype: torch.dtype = torch.float32, **config: An
     """The double of a row of the table, by its conventions alone."""
     row = ROWS[model_type]
     kind = _KINDS.get(row.attention) or (OwnBlocksDouble if row.block else TimedDouble)
-    settings = RowDoubleConfig(**config)
+    settings = RowDoubleConfig(
+        **({"attn_implementation": "flex_attention"} if row.attention == "block" else {}), **config
+    )
     settings.model_type = model_type
     return kind(settings).to(dtype).eval()
 
