@@ -12,11 +12,28 @@ enters it also the one before, which was written to since its last pass.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import Cache
+
+#: What models call the argument that takes a ``Cache``: since transformers 5.24, and before.
+NAMES = ("cache", "past_key_values")
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The argument of a model's forward that takes a ``Cache``.
+
+    A forward may hand on what it does not name, so the first module that names it tells, from the outside inwards.
+    """
+    for module in model.modules():
+        named = inspect.signature(module.forward).parameters
+        for name in NAMES:
+            if name in named:
+                return name
+    return NAMES[-1]
 
 
 class RowCache(Cache):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from hf_unmask.denoisers.caching import cache_argument
 from hf_unmask.denoisers.families import (
     ATTENTIONS,
     CAUSAL,
@@ -42,6 +43,8 @@ class Conventions:
     whole_blocks: bool  # whether its last block is decoded whole and cut
     #: Why keys and values cannot be kept between passes, None if they can.
     cache_refusal: str | None
+    #: The argument of the model's forward that takes them.
+    cache_argument: str
     #: Arguments that must be True for the model's forward to keep them.
     cache_switches: tuple[str, ...]
     #: Whether ``attention_mask=None`` means to the model that there is no padding.
@@ -122,6 +125,7 @@ def settle(
         block_length=_block_length(family, config, block_length),
         whole_blocks=family.whole_blocks,
         cache_refusal=_cache_refusal(model, family),
+        cache_argument=cache_argument(model),
         cache_switches=family.cache_switches,
         maskless=family.maskless and attention in (None, "2d"),
     )

@@ -39,7 +39,7 @@ class Family:
     whole_blocks: bool = False  # whether its last block is decoded whole and cut, as it was trained
     known: bool = True  # whether the output layer is where transformers keeps it
     maskless: bool = False  # whether no "2d" mask means that there is no padding
-    cache_refusal: str | None = "its layers do not take past_key_values"  # why it takes no ``Cache``, None: it does
+    cache_refusal: str | None = "its layers take no cache"  # why it takes no ``Cache``, None: it does
     cache_switches: tuple[str, ...] = ()  # arguments that must be True for a ``Cache`` to be used
     own_attention: bool = False  # whether its code attends in one way, whatever ``attn_implementation`` says
     hidden_states: bool = True  # whether its forward returns them
@@ -243,7 +243,7 @@ REFUSED = {
     "nemotron_labs_diffusion": "it reads decided blocks causally, through a cache of its own, and takes no mask",
     "diffusion_gemma": "it has no mask token: its canvas starts from random tokens; use hf_unmask.attach(model)",
 }
-#: Native classes whose layers take ``past_key_values``.
+#: Native classes whose layers take a ``Cache``.
 _NATIVE_CACHING = {"eurobert"}
 #: Native classes whose position ids start behind the padding id.
 OFFSET_POSITIONS = {

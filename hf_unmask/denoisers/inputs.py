@@ -40,7 +40,7 @@ def forward_inputs(
     extras = {"position_ids": places, "use_cache": False, "return_dict": True}
     inputs = {"input_ids": tokens, **masks, **{name: extras[name] for name in extras if name in settled.accepts}}
     if cache is not None:
-        inputs |= {"past_key_values": cache, "use_cache": True, **dict.fromkeys(settled.cache_switches, True)}
+        inputs |= {settled.cache_argument: cache, "use_cache": True, **dict.fromkeys(settled.cache_switches, True)}
     return inputs
 
 

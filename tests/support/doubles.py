@@ -6,6 +6,7 @@ changes the tokens.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,12 @@ from models import EOS, MASK, PAD, VOCAB, tiny_eurobert
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
+from transformers.models.eurobert.modeling_eurobert import EuroBertDecoderLayer
 
 from hf_unmask.denoisers import compat
+
+#: What native layers call it: the code of a family that comes with its checkpoint says past_key_values as ever.
+CACHE = "cache" if "cache" in inspect.signature(EuroBertDecoderLayer.forward).parameters else "past_key_values"
 
 
 def backbone(dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
@@ -110,8 +115,8 @@ class DreamDouble(Double):
             input_ids,
             attention_mask=mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             output_hidden_states=hidden,
+            **{CACHE: past_key_values},
         )
         output.logits = output.logits.roll(-1, dims=1)
         return output
@@ -203,8 +208,8 @@ class BlockDouble(Double):
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             output_hidden_states=bool(output_hidden_states),
+            **{CACHE: past_key_values},
         )
 
 
@@ -270,8 +275,8 @@ class BidirectionalQwen3Body(Qwen3Model):
                 states,
                 attention_mask=seen[layer.attention_type],
                 position_embeddings=angles,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
+                **{CACHE: past_key_values},
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(states))
 
