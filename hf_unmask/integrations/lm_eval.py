@@ -21,67 +21,30 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from hf_unmask import __version__
 from hf_unmask.cli.terminal import load_model
 from hf_unmask.denoisers.texts import text_length, texts_of
-from hf_unmask.evaluation.planning import as_block_lengths, row_seed
+from hf_unmask.evaluation.planning import as_block_lengths
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
+from hf_unmask.integrations.lm_eval_requests import Count, Job, cut, job_seed, line, padded, read_options
 from hf_unmask.samplers.specs import parse_sampler
 
 try:
     from lm_eval.api.model import LM, TemplateLM  # type: ignore[import-untyped]
     from lm_eval.api.registry import model_registry  # type: ignore[import-untyped]
-    from lm_eval.models.utils import normalize_gen_kwargs  # type: ignore[import-untyped]
     from lm_eval.utils import simple_parse_args_string  # type: ignore[import-untyped]
 except ModuleNotFoundError as error:
     raise ImportError(f"this needs {error.name}: pip install 'hf_unmask[lm-eval]'") from error
 
 NAME = "hf_unmask"
-_DEFAULT_NEW_TOKENS = 256  # what the harness's own models take where neither user nor task says
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One request, ready to run."""
-
-    place: int  # among the requests
-    request: Any
-    ids: list[int]
-    seed: int
-    until: tuple[str, ...]
-    options: Mapping[str, Any]  # of ``generate``
-
-    @property
-    def group(self) -> str:
-        """Requests of one group can share a batch."""
-        return repr((self.until, sorted(self.options.items())))
-
-
-@dataclass
-class _Count:
-    """Sums over the requests of a task that were generated (and not read from the harness's cache)."""
-
-    requests: int = 0
-    forwards: int = 0
-    opened: int = 0  # positions
-    answered: int = 0  # tokens before the first stop token
-
-    def summary(self) -> dict[str, float]:
-        return {
-            "requests": self.requests,
-            "nfe_mean": self.forwards / self.requests,
-            "tokens_per_forward": self.opened / max(self.forwards, 1),
-            "tokens_per_forward_to_eos": self.answered / max(self.forwards, 1),
-        }
+_AUTO = 64  # rows to begin with, as the harness's own models do
 
 
 class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
@@ -95,6 +58,7 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
         block_length: int | str | None = None,
         max_new_tokens: int | None = None,
         batch_size: int | str = 1,
+        max_batch_size: int | None = None,
         seed: int = 0,
         stop_at_eos: bool = False,
         max_length: int | None = None,
@@ -110,8 +74,10 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
             block_length: positions per block; None or ``full`` for full diffusion.
             max_new_tokens: positions to fill. It wins over what a task asks for: the whole canvas is always filled, so
                 its length is a choice like the block length. None: the task's own, or 256.
-            batch_size: rows generated together; wins over ``--batch_size``.
-            seed: of stochastic samplers and token draws. Temperature and the like come from ``--gen_kwargs``.
+            batch_size: rows generated together; wins over ``--batch_size``. ``auto``: ``max_batch_size``, or 64, and
+                half as many whenever memory does not suffice; no answer depends on it.
+            seed: of stochastic samplers and token draws. Temperature and the like come from ``--gen_kwargs``, where a
+                ``seed`` or ``block_length`` wins over these.
             stop_at_eos: end rows at their first stop token or string of ``until``. Texts are cut there in any case;
                 ending early saves forward passes, so it is off unless asked for, as everywhere.
             max_length: prompt and answer together; longer prompts lose their beginning. None: the model's own.
@@ -123,7 +89,9 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
         super().__init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(f"model {NAME!r} runs in one process, WORLD_SIZE is {os.environ['WORLD_SIZE']}")
-        self.batch_size = _whole("batch_size", batch_size)
+        self.adapts = str(batch_size).partition(":")[0] == "auto"  # "auto:N", too: it adapts whenever it has to
+        most = _AUTO if max_batch_size is None else _whole("max_batch_size", max_batch_size)
+        self.batch_size = most if self.adapts else _whole("batch_size", batch_size)
         self.max_new_tokens = None if max_new_tokens is None else _whole("max_new_tokens", max_new_tokens)
         (self.block_length,) = as_block_lengths(block_length)
         self.sampler = parse_sampler(str(sampler))
@@ -135,7 +103,7 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
         self.adapter = attached.generate.denoiser
         self.max_length = self.adapter.max_length if max_length is None else _whole("max_length", max_length)
         self._device = self.adapter.device
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[str, Count] = {}
         self._chat = False
 
     @classmethod
@@ -152,16 +120,16 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The answers, in the order of the requests."""
         texts = [""] * len(requests)
-        counts: dict[str, _Count] = {}
+        counts: dict[str, Count] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc=f"{self.sampler}") as bar:
             for batch in self._batches(requests):
-                for job, text in zip(batch, self._answer(batch, counts), strict=True):
+                for job, text in zip(batch, self._fitting(batch, counts), strict=True):
                     texts[job.place] = text
                     self.cache_hook.add_partial("generate_until", job.request.args, text)
                 bar.update(len(batch))
         self._counts |= counts
         for task, count in counts.items():
-            tqdm.write(_line(task, str(self.sampler), count.summary()), file=sys.stderr)
+            tqdm.write(line(task, str(self.sampler), count.summary()), file=sys.stderr)
         return texts
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -186,6 +154,11 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
                 "tasks": {task: count.summary() for task, count in self._counts.items()},
             }
         }
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """What became of ``auto``, for the harness's report."""
+        return {"generate_until": self.batch_size} if self.adapts else {}
 
     # ----------------------------------------------------------------------------------------------- chat templates
 
@@ -212,10 +185,10 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
 
     # -------------------------------------------------------------------------------------------------- one request
 
-    def _batches(self, requests: Sequence[Any]) -> Iterator[list[_Job]]:
+    def _batches(self, requests: Sequence[Any]) -> Iterator[list[Job]]:
         """Requests that share their options, the longest first: it tells early if memory is short."""
         repeated: dict[str, int] = {}
-        grouped: dict[str, list[_Job]] = {}
+        grouped: dict[str, list[Job]] = {}
         for place, request in enumerate(requests):
             occurrence = repeated.get(request.args[0], 0)
             repeated[request.args[0]] = occurrence + 1
@@ -223,21 +196,23 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
             grouped.setdefault(job.group, []).append(job)
         for jobs in grouped.values():
             jobs.sort(key=lambda job: -len(job.ids))
-            for start in range(0, len(jobs), self.batch_size):
-                yield jobs[start : start + self.batch_size]
+            while jobs:
+                yield jobs[: (size := self.batch_size)]
+                jobs = jobs[size:]
 
-    def _job(self, place: int, request: Any, occurrence: int) -> _Job:
+    def _job(self, place: int, request: Any, occurrence: int) -> Job:
         text, asked = request.args
-        options = dict(normalize_gen_kwargs(asked, _DEFAULT_NEW_TOKENS))
-        until = tuple(stop for stop in options.pop("until") if stop)
-        asked_tokens = options.pop("max_gen_toks")
-        options["max_new_tokens"] = self.max_new_tokens or asked_tokens
-        if not (options.pop("do_sample") and options.get("temperature")):
-            # tasks say these beside do_sample=False, where they mean nothing
-            for name in ("temperature", "top_k", "top_p"):
-                options.pop(name, None)
-        # the seed tells equal prompts apart, so that repeats differ and batches do not matter
-        return _Job(place, request, self._ids(text, options), row_seed(self.seed, 0, occurrence), until, options)
+        options = read_options(asked, self._own_options())
+        until, seed = options.pop("until"), job_seed(options.pop("seed"), occurrence)
+        return Job(place, request, self._ids(text, options), seed, until, options)
+
+    def _own_options(self) -> dict[str, Any]:
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "block_length": "full" if self.block_length is None else self.block_length,
+            "stop_at_eos": self.stop_at_eos,
+            "seed": self.seed,
+        }
 
     def _ids(self, text: str, options: Mapping[str, Any]) -> list[int]:
         """Token ids of a prompt, its end if it is too long."""
@@ -254,20 +229,29 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
             )
         return ids[-room:]
 
-    def _answer(self, jobs: Sequence[_Job], counts: dict[str, _Count]) -> list[str]:
+    def _fitting(self, jobs: Sequence[Job], counts: dict[str, Count]) -> list[str]:
+        """Texts of a batch, of its halves where memory does not suffice for all and that is ours to settle."""
+        try:
+            return self._answer(jobs, counts)
+        except RuntimeError as error:
+            if not self.adapts or len(jobs) == 1 or not should_reduce_batch_size(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        self.batch_size = half = -(-len(jobs) // 2)
+        return [text for part in (jobs[:half], jobs[half:]) for text in self._fitting(part, counts)]
+
+    def _answer(self, jobs: Sequence[Job], counts: dict[str, Count]) -> list[str]:
         """Texts of a batch; what it took is added to ``counts``."""
         first = jobs[0]
         rows = [torch.tensor(job.ids, dtype=torch.long) for job in jobs]
         output = generate(
             self.adapter,
-            _padded(rows, self.adapter.pad_token_id).to(self.device),
-            attention_mask=_padded([torch.ones_like(row) for row in rows], 0).to(self.device),
+            padded(rows, self.adapter.pad_token_id).to(self.device),
+            attention_mask=padded([torch.ones_like(row) for row in rows], 0).to(self.device),
             sampler=self.sampler,
             tokenizer=self.tokenizer,
-            block_length=self.block_length,
             seed=torch.tensor([job.seed for job in jobs]),
-            stop_at_eos=self.stop_at_eos,
-            stop_strings=list(first.until) if self.stop_at_eos and first.until else None,
+            stop_strings=list(first.until) if first.options["stop_at_eos"] and first.until else None,
             return_dict_in_generate=True,
             **first.options,
         )
@@ -279,12 +263,12 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
         for job, tokens, forwards, positions in zip(
             jobs, new.tolist(), output.nfe.tolist(), opened.tolist(), strict=True
         ):
-            count = counts.setdefault(str(job.request.task_name), _Count())
+            count = counts.setdefault(str(job.request.task_name), Count())
             count.requests += 1
             count.forwards += forwards
             count.opened += positions
             count.answered += text_length(tokens, stops)
-        return [_cut(text, first.until) for text in texts_of(self.tokenizer, new, stops)]
+        return [cut(text, first.until) for text in texts_of(self.tokenizer, new, stops)]
 
     def _stops(self, until: Sequence[str]) -> list[int]:
         """Stop tokens, with those that ``until`` names: their text is gone once special tokens are dropped."""
@@ -304,24 +288,6 @@ def _whole(name: str, value: Any) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
     return int(text)
-
-
-def _padded(rows: list[Tensor], value: int) -> Tensor:
-    """[B, P], padded on the left."""
-    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
-
-
-def _cut(text: str, until: Sequence[str]) -> str:
-    """The text before the earliest stop string."""
-    return text[: min((place for place in map(text.find, until) if place >= 0), default=len(text))]
-
-
-def _line(task: str, sampler: str, summary: Mapping[str, float]) -> str:
-    return (
-        f"{task}, {sampler}: {summary['nfe_mean']:.2f} forward passes per answer (mean of {summary['requests']}), "
-        f"{summary['tokens_per_forward']:.2f} tokens per forward, "
-        f"{summary['tokens_per_forward_to_eos']:.2f} counted up to the end of the answer"
-    )
 
 
 def _no_likelihood(requests: Sequence[Any]) -> str:

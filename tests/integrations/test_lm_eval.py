@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from forked import Forked
+from transformers import GenerationConfig
 
 lm_eval = pytest.importorskip("lm_eval")
 
@@ -163,7 +167,8 @@ def test_likelihoods_are_refused_by_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": "auto"}, "`batch_size` must be a whole number of at least 1, got 'auto'"),
+        ({"batch_size": "many"}, "`batch_size` must be a whole number of at least 1, got 'many'"),
+        ({"batch_size": "auto", "max_batch_size": 0}, "`max_batch_size` must be a whole number of at least 1, got 0"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be a whole number of at least 1, got 0"),
         ({"block_length": 0}, "`block_lengths` must hold .* got 0"),
         ({"sampler": "treshold"}, "did you mean 'threshold'"),
@@ -177,6 +182,98 @@ def test_bad_arguments_are_named(options, message):
 def test_options_that_a_canvas_cannot_follow_are_refused():
     with pytest.raises(ValueError, match="repetition_penalty"):
         answers(1, {"repetition_penalty": 1.2})
+
+
+def test_greedy_is_greedy_whatever_the_model_says():
+    """Catches a task with ``do_sample: false`` that is sampled because the checkpoint's config says so."""
+    found, asked = model(), {"do_sample": False, "temperature": 0.7, "top_p": 0.9, "min_p": 0.1}
+    expected = found.generate_until(requests(3), disable_tqdm=True)
+    found.adapter.model.generation_config = GenerationConfig(do_sample=True, temperature=3.0, block_length=4)
+    for options in (asked, {}, {"temperature": 0.0}, {"do_sample": True, "temperature": 0.0}):
+        assert found.generate_until(requests(3, **options), disable_tqdm=True) == expected
+    drawn = found.generate_until(requests(3, do_sample=True), disable_tqdm=True)
+    assert drawn != expected, "and do_sample without a temperature takes the model's"
+    found.adapter.model.generation_config = GenerationConfig(temperature=3.0)
+    hot = found.generate_until(requests(3, do_sample=True, temperature=3.0), disable_tqdm=True)
+    assert hot == drawn
+
+
+def test_options_that_ask_for_nothing_are_accepted():
+    """``num_beams: 1`` stands in eight of the harness's own files, and 10 in one."""
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_multi_constructor("", lambda *_: None)  # functions, which a request does not hold
+    files = [*(folder / "noreval").rglob("*"), folder / "code_x_glue" / "code-text" / "_default_template_yaml"]
+    texts = [file.read_bytes() for file in files if file.is_file()]
+    asked = [yaml.load(text, loader)["generation_kwargs"] for text in texts if b"num_beams" in text]
+    asked = [{name: value for name, value in one.items() if not name.startswith("max_")} for one in asked if one]
+    assert {one["num_beams"] for one in asked} == {1, 10}
+    found, expected = model(), answers(1)
+    for one in asked:
+        one["until"] = []
+        if one["num_beams"] == 1:
+            assert found.generate_until(requests(1, **one), disable_tqdm=True) == expected
+        else:
+            with pytest.raises(ValueError, match="`num_beams=10` has no meaning for masked diffusion"):
+                found.generate_until(requests(1, **one), disable_tqdm=True)
+
+
+def test_generation_options_of_a_call_win_over_those_of_the_model():
+    """Catches ``--gen_kwargs seed=3``, or a block length, that is passed to generate twice."""
+    found = model(sampler="random:k=4", seed=5, block_length=10)
+    assert found.generate_until(requests(2, seed=3), disable_tqdm=True) == answers(
+        2, sampler="random:k=4", seed=3, block_length=10
+    )
+    asked = {"block_length": "full", "seed": 5}
+    assert found.generate_until(requests(2, **asked), disable_tqdm=True) == answers(2, sampler="random:k=4", seed=5)
+    early = model(sampler="left_to_right")
+    early.generate_until(requests(1, until=["="], stop_at_eos=True), disable_tqdm=True)
+    assert early.get_model_info()["hf_unmask"]["tasks"]["sums"]["nfe_mean"] < 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": "three"}, "must hold different ints, got 'three'"),
+        ({"sampler": "random"}, "`sampler=random` is chosen by --model_args"),
+        ({"stop_strings": ["="]}, "chosen by `until`"),
+        ({"num_return_sequences": 2}, "`num_return_sequences=2` is chosen by the task's `repeats`"),
+        ({"return_dict_in_generate": True}, "chosen by the model itself"),
+        ({"temprature": 1.0}, "unknown option temprature"),
+    ],
+)
+def test_generation_options_that_are_not_a_tasks_to_choose(options, message):
+    with pytest.raises(ValueError, match=message):
+        answers(1, options)
+
+
+@pytest.mark.parametrize("size", ["auto", "auto:4"])
+def test_an_automatic_batch_is_what_memory_allows(size):
+    """Catches an evaluation that dies for want of memory, or whose answers depend on what there was."""
+    expected = answers(7, sampler="random:k=4")
+    found, seen = model(sampler="random:k=4", batch_size=size, max_batch_size=5), []
+
+    def short_of_memory(module, args, inputs):
+        seen.append(len(inputs["input_ids"]))
+        if seen[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = found.adapter.model.register_forward_pre_hook(short_of_memory, with_kwargs=True)
+    assert found.generate_until(requests(7), disable_tqdm=True) == expected
+    assert list(dict.fromkeys(seen)) == [5, 3, 2, 1] and found.batch_size == 2
+    assert found.batch_sizes == {"generate_until": 2} and found.get_model_info()["hf_unmask"]["batch_size"] == 2
+    handle.remove()
+    assert model(batch_size=size).batch_size == 64 and not model(batch_size=2).batch_sizes
+
+
+@pytest.mark.parametrize("size", [4, "auto"])
+def test_want_of_memory_that_is_not_ours_to_settle_is_told(size):
+    found = model(batch_size=size, max_batch_size=1)
+    found.adapter.model.register_forward_pre_hook(
+        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. X"))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        found.generate_until(requests(2), disable_tqdm=True)
 
 
 def test_several_processes_are_refused(monkeypatch):
