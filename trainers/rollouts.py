@@ -173,7 +173,7 @@ def roll_out(
         fill_mask=(column >= width) & (column < end),
         max_new_tokens=0,
         sampler=sampler,
-        block_length=block_length,
+        block_length="full" if block_length is None else block_length,
         temperature=token_temperature,
         seed=seeds.to(device),
         slots=batch_size,

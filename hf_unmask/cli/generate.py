@@ -63,7 +63,8 @@ def generate(  # noqa: PLR0913 - one argument per option
         encoded = encode_prompts(tokenizer, prompt, chat=chat, system=system)
         began = time.perf_counter()
         watched = prompt if watch else None
-        output = _run(network, tokenizer, encoded, watched, as_json, sampler=rule, seed=seed, **options)
+        told = options | ({"block_length": "full"} if block_length is None else {})
+        output = _run(network, tokenizer, encoded, watched, as_json, sampler=rule, seed=seed, **told)
         seconds = time.perf_counter() - began
         start = encoded["input_ids"].shape[1] if max_new_tokens else 0
         stops = network.generate.denoiser.stop_token_ids if max_new_tokens else ()

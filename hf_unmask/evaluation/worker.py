@@ -83,7 +83,7 @@ class Worker:
             attention_mask=mask,
             sampler=sampler,
             max_new_tokens=setting.max_new_tokens,
-            block_length=block_length,
+            block_length="full" if block_length is None else block_length,
             temperature=setting.temperature,
             stop_at_eos=setting.stop_at_eos,
             seed=torch.tensor(seeds),

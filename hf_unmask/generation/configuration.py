@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+
+from hf_unmask.generation.fields import FOREIGN, METADATA, asking, left_out, refuse_foreign_fields
 
 CacheMode = Literal["prefix", "dual"]
 #: Options and their defaults. ``None`` means "take it from the model, or do without".
@@ -36,7 +39,10 @@ DEFAULTS: dict[str, Any] = {
     "cache": None,
     "cache_refresh": None,
 }
-_GREEDY = {name: DEFAULTS[name] for name in ("do_sample", "temperature", "top_k", "top_p")}
+_DRAW = ("do_sample", "temperature", "top_k", "top_p")
+_GREEDY = {name: DEFAULTS[name] for name in _DRAW}
+#: Values that turn off what a config with less say has turned on; None only means that nothing is said.
+_OFF = {"block_length": "full", "cache": "off", "top_k": 0, "top_p": 1.0}
 #: Whole numbers and their least value.
 _LEAST = {
     **{"max_new_tokens": 0, "block_length": 1, "num_return_sequences": 1, "top_k": 1},
@@ -44,40 +50,6 @@ _LEAST = {
 }
 _TENSORS = ("seed", "fill_mask")
 _IDS = ("mask_token_id", "eos_token_id", "pad_token_id")
-#: What a ``GenerationConfig`` can ask for that a canvas cannot do, with the values that ask for nothing.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "repetition_penalty": (None, 1.0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
-    "diversity_penalty": (None, 0.0),
-    "num_beam_groups": (None, 1),
-    "token_healing": (None, False),
-    **dict.fromkeys(
-        (
-            "max_time",
-            "min_p",
-            "top_h",
-            "bad_words_ids",
-            "begin_suppress_tokens",
-            "sequence_bias",
-            "forced_bos_token_id",
-            "forced_eos_token_id",
-            "exponential_decay_length_penalty",
-            "watermarking_config",
-            "penalty_alpha",
-            "dola_layers",
-            "prompt_lookup_num_tokens",
-        ),
-        (None,),
-    ),
-}
 
 
 class UnmaskingGenerationConfig(GenerationConfig):
@@ -86,11 +58,12 @@ class UnmaskingGenerationConfig(GenerationConfig):
     Args:
         max_new_tokens: positions appended to the prompt. 0 fills only what ``fill_mask`` (or the mask tokens of the
             prompt) names.
-        block_length: positions of a block; blocks are filled left to right. None: one block (full diffusion). The
-            last block is shorter if it does not divide the canvas.
+        block_length: positions of a block; blocks are filled left to right. "full": one block (full diffusion), or the
+            model's own where it decodes in blocks. None: what the model's config says, else "full". The last block is
+            shorter if it does not divide the canvas.
         temperature: of the token draw at an opened position; 0 takes the most probable token. ``top_k`` and
-            ``top_p`` cut the distribution before the draw. ``do_sample=False`` insists on temperature 0,
-            ``do_sample=True`` without a temperature means 1.
+            ``top_p`` cut the distribution before the draw; 0 and 1.0 do not. ``do_sample=False`` insists on
+            temperature 0, ``do_sample=True`` without a temperature means 1.
         guidance_scale: classifier-free guidance, ``scale * (conditional - unconditional) + unconditional`` with the
             prompt masked in the unconditional pass; two forward passes a step. None or 1: off. LLaDA's ``cfg_scale``
             is this minus one.
@@ -112,11 +85,22 @@ class UnmaskingGenerationConfig(GenerationConfig):
         check_every: steps between two looks at whether a row has finished or failed, the only times a step waits for
             the device. Rows that have finished meanwhile are run on without being charged (``forwards_run``).
         cache: keep keys and values between the forward passes of a block, an approximation that changes results:
-            ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it. None: off.
-            Exact, and both the same, in models whose positions see their own block and those before it.
+            ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it, ``"off"``
+            none. None: what the model's config says, else "off". Exact, and both the same, in models whose positions
+            see their own block and those before it.
         cache_refresh: with a cache, positions written after which a row is computed as a whole again inside a block.
             None: half a block, or 1 (no cache) in blocks shorter than 16. It is computed as a whole when it enters a
             block, too. Where a cache is exact, None means never.
+
+    Options of a call win over its ``generation_config``, and that over the model's own. None says nothing; what is to
+    be off is said: ``block_length="full"``, ``cache="off"``, ``top_k=0``, ``top_p=1.0``, ``guidance_scale=1``, empty
+    lists. ``do_sample=False`` or ``temperature=0`` turns drawing off, and all that goes with it.
+
+    Fields of transformers that are no option here (`hf_unmask.generation.fields`) are accepted with values that ask for
+    nothing, such as ``num_beams=1``. Any other value is an error in a call. In the model's own config, which is written
+    for its own decoding, it is left out with a warning.
+
+    Saved, it is a plain ``generation_config.json``: it says the same when ``GenerationConfig`` reads it.
     """
 
     block_length: int | None
@@ -132,13 +116,14 @@ class UnmaskingGenerationConfig(GenerationConfig):
     cache_refresh: int | None
 
     def __init__(self, **kwargs: Any):
-        own = {name: kwargs.pop(name, default) for name, default in DEFAULTS.items()}
-        unknown = sorted(set(kwargs) - set(vars(GenerationConfig())) - {"_commit_hash"})
+        given = {name: kwargs.pop(name, None) for name in DEFAULTS}
+        unknown = sorted(name for name in kwargs.keys() - FOREIGN.keys() - METADATA if not name.startswith("_"))
         if unknown:
             raise ValueError(_unknown(unknown))
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-        for name, value in own.items():
-            setattr(self, name, value)
+        for name, value in given.items():
+            nothing = value is None or (name in ("top_k", "top_p") and _is_off(name, value))
+            setattr(self, name, DEFAULTS[name] if nothing else value)
         self.validate()
 
     def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
@@ -146,39 +131,52 @@ class UnmaskingGenerationConfig(GenerationConfig):
         del strict, user_set_attributes
         if "output_trajectory" not in self.__dict__:
             return  # called by the parent's constructor, before our options are set
-        refuse_unsupported(self)
+        refuse_foreign_fields(vars(self))
         for name, bound in _LEAST.items():
-            _int_at_least(name, getattr(self, name), bound)
-        if self.cache not in (None, *get_args(CacheMode)):
-            raise ValueError(f"`cache` must be 'prefix', 'dual' or None, got {self.cache!r}")
-        if self.cache_refresh is not None and self.cache is None:
+            if not _is_off(name, getattr(self, name)):
+                _int_at_least(name, getattr(self, name), bound)
+        if self.cache not in (None, "off", *get_args(CacheMode)):
+            raise ValueError(f"`cache` must be 'prefix', 'dual', 'off' or None, got {self.cache!r}")
+        if self.cache_refresh is not None and self.cache in (None, "off"):
             raise ValueError(f"`cache_refresh={self.cache_refresh}` needs a cache: pass cache='prefix' or 'dual'")
-        _check_draw(self.temperature, self.top_p)
-        if self.do_sample is False and self.temperature:
-            raise ValueError(f"`do_sample=False` contradicts `temperature={self.temperature}`: drop one of them")
-        if self.do_sample is not True and not self.temperature and (self.top_k or self.top_p):
-            raise ValueError(
-                f"`top_k={self.top_k}` and `top_p={self.top_p}` cut a random draw, but `temperature` is 0: "
-                "pass a temperature above 0 or drop them"
-            )
+        _check_draw(self)
 
     def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """As in transformers, but its defaults for sampling (``top_k=50`` and so on) do not apply to this config."""
+        """As in transformers, except for two things.
+
+        Of defaults, be they the model's or transformers' own, none applies that says how to draw (``top_k=50`` and so
+        on) or that a canvas cannot follow. And drawing is turned on or off as a whole.
+        """
         if defaults_only:
-            kwargs = {name: value for name, value in kwargs.items() if name not in _GREEDY}
+            barred = {*_DRAW, *asking(kwargs), *(("cache_refresh",) if self.cache == "off" else ())}
+            kwargs = {name: value for name, value in kwargs.items() if name not in barred}
+        elif _turned_off(kwargs):
+            kwargs = _GREEDY | kwargs
+        elif kwargs.get("do_sample") and not self.temperature:
+            kwargs = {"temperature": 1.0} | kwargs
         unused: dict[str, Any] = super().update(defaults_only, allow_custom_entries, **kwargs)  # type: ignore[no-untyped-call]
         return unused
 
     def to_dict(self) -> dict[str, Any]:
-        """Serialisable options: per-call tensors (``fill_mask``, a ``seed`` per row) are left out."""
+        """Serialisable options, drawing told as a plain config tells it.
+
+        Per-call tensors (``fill_mask``, a ``seed`` per row) are left out.
+        """
         tensors = {name: getattr(self, name) for name in _TENSORS if isinstance(getattr(self, name), Tensor)}
         for name in tensors:
             setattr(self, name, DEFAULTS[name])
         try:
-            return dict(super().to_dict())
+            values = dict(super().to_dict())
         finally:
             for name, value in tensors.items():
                 setattr(self, name, value)
+        draw = self.draw()
+        return values | (draw if draw["do_sample"] else dict.fromkeys(_DRAW) | {"do_sample": False})
+
+    def draw(self) -> dict[str, Any]:
+        """How tokens are drawn, as a whole, so that nothing of a config with less say is left."""
+        heat = self.token_temperature
+        return {"do_sample": heat > 0, "temperature": heat, "top_k": self.top_k or 0, "top_p": self.top_p or 1.0}
 
     @property
     def token_temperature(self) -> float:
@@ -191,20 +189,30 @@ def _int_at_least(name: str, value: Any, bound: int) -> None:
         raise ValueError(f"`{name}` must be an int of at least {bound}, got {value!r}")
 
 
-def _check_draw(temperature: Any, top_p: Any) -> None:
+def _check_draw(config: UnmaskingGenerationConfig) -> None:
+    temperature, top_p = config.temperature, config.top_p
     # below 1e-6 logits / temperature may overflow, which would draw nonsense
     if not isinstance(temperature, int | float) or not (temperature == 0 or 1e-6 <= temperature < math.inf):
         raise ValueError(f"`temperature` must be 0 or a finite number of at least 1e-6, got {temperature!r}")
     if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
         raise ValueError(f"`top_p` must be in (0, 1], got {top_p!r}")
+    if config.do_sample is False and temperature:
+        raise ValueError(f"`do_sample=False` contradicts `temperature={temperature}`: drop one of them")
+    cuts = [name for name in ("top_k", "top_p") if getattr(config, name) and not _is_off(name, getattr(config, name))]
+    if cuts and not config.token_temperature:
+        raise ValueError(
+            f"`top_k={config.top_k}` and `top_p={top_p}` cut a random draw, but `temperature` is 0: "
+            "pass a temperature above 0 or drop them"
+        )
 
 
-def refuse_unsupported(config: GenerationConfig) -> None:
-    """Raise a ValueError for a setting that would be ignored."""
-    for name, neutral in _UNSUPPORTED.items():
-        value = getattr(config, name, None)
-        if value not in neutral:
-            raise ValueError(f"`{name}={value}` has no meaning for masked diffusion: unset it")
+def _is_off(name: str, value: Any) -> bool:
+    return name in _OFF and not isinstance(value, bool) and bool(value == _OFF[name])
+
+
+def _turned_off(values: dict[str, Any]) -> bool:
+    """Whether somebody says that tokens are not drawn."""
+    return values.get("do_sample") is False or values.get("temperature") == 0
 
 
 def _unknown(names: list[str]) -> str:
@@ -216,36 +224,92 @@ def resolve_config(
 ) -> UnmaskingGenerationConfig:
     """Merge, later ones winning: defaults, the model's ``generation_config``, the call's, the call's options.
 
-    Sampling settings of a plain ``GenerationConfig`` count only where it says ``do_sample=True``, as in transformers.
+    Sampling settings of plain configs count only where ``do_sample=True`` is said, as in transformers. Whoever says
+    that tokens are not drawn is obeyed, unless one with more say wants them drawn.
+
+    Raises:
+        ValueError: an option that is unknown, asks for what a canvas cannot do, or is out of range.
     """
-    unknown = sorted(set(options) - set(DEFAULTS))
+    given = _given(options)
+    asked = _asked(generation_config, model_config)
+    # the model's ids were settled with its adapter, where explicit ones win over its generation_config
+    own = {name: value for name, value in _set_values(model_config).items() if name not in _IDS}
+    values = _overlaid(_overlaid(DEFAULTS, own), _set_values(generation_config))
+    if _turned_off(given) or given.get("do_sample", values["do_sample"]) is not True:
+        values |= _GREEDY
+    values = _overlaid(values, {name: value for name, value in given.items() if name in DEFAULTS})
+    config = UnmaskingGenerationConfig(**{n: None if _is_off(n, value) else value for n, value in values.items()})
+    _warn_of_the_models(model_config, {*given, *asked}, config)
+    return config
+
+
+def _overlaid(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """What is said with more say; no cache takes its refresh with it."""
+    return values | ({"cache_refresh": None} if more.get("cache") == "off" else {}) | more
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that say something."""
+    unknown = sorted(options.keys() - DEFAULTS.keys() - FOREIGN.keys())
     if unknown:
         raise ValueError(_unknown(unknown))
-    if generation_config is not None:
-        refuse_unsupported(generation_config)
-    values = dict(DEFAULTS)
-    # the model's ids were settled with its adapter, where explicit ones win over its generation_config
-    values |= {name: value for name, value in _set_values(model_config).items() if name not in _IDS}
-    values |= _set_values(generation_config)
     given = {name: value for name, value in options.items() if value is not None}
-    if not given.get("do_sample", given.get("temperature", 1.0)):
-        values |= _GREEDY  # the call wants greedy tokens
-    return UnmaskingGenerationConfig(**(values | given))
+    refuse_foreign_fields(given)
+    if given.get("do_sample") and given.get("temperature") == 0:
+        raise ValueError(f"`do_sample=True` contradicts `temperature={given['temperature']}`: drop one of them")
+    return given
+
+
+def _asked(config: Any, own: Any) -> dict[str, Any]:
+    """What the ``generation_config`` of a call sets, checked.
+
+    What it shares with the model's own is the model's: transformers hands over both as one, and copies are common.
+    """
+    if config is None:
+        return {}
+    if not isinstance(config, GenerationConfig):
+        raise ValueError(
+            f"`generation_config` must be a GenerationConfig, got {config!r}: pass the options themselves, or "
+            "UnmaskingGenerationConfig(...)"
+        )
+    said = {name: value for name, value in vars(config).items() if value is not None and not name.startswith("_")}
+    said = {name: value for name, value in said.items() if name in DEFAULTS or value != getattr(own, name, None)}
+    unknown = sorted(said.keys() - DEFAULTS.keys() - FOREIGN.keys() - METADATA)
+    if unknown:
+        raise ValueError(_unknown(unknown))
+    refuse_foreign_fields(said)
+    if isinstance(config, UnmaskingGenerationConfig):
+        config.validate()  # it may have been changed since it was made
+    return said
 
 
 def _set_values(config: GenerationConfig | None) -> dict[str, Any]:
+    """The options that a config sets. One that turns drawing off says nothing else of it."""
     if config is None:
         return {}
-    values = {name: getattr(config, name, None) for name in DEFAULTS}
-    values = {name: value for name, value in values.items() if value is not None}
-    do_sample = getattr(config, "do_sample", None)  # configs of remote code may lack it
-    if do_sample is True and not isinstance(config, UnmaskingGenerationConfig):
-        return values
-    others = {name: value for name, value in values.items() if name not in _GREEDY}
-    if do_sample is False:
-        return others | _GREEDY
-    # how to draw is taken over as a whole, so that an own config's temperature 0 leaves no foreign ``top_k`` behind
-    return _GREEDY | values if isinstance(config, UnmaskingGenerationConfig) else others
+    values = {name: getattr(config, name, None) for name in DEFAULTS}  # configs of remote code may lack some
+    if isinstance(config, UnmaskingGenerationConfig):
+        values |= config.draw()
+    elif _turned_off(values):
+        values |= dict.fromkeys(_DRAW) | {"do_sample": False}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _warn_of_the_models(own: Any, silenced: set[str], config: UnmaskingGenerationConfig) -> None:
+    """Tell what the model's config asks for in vain, unless the call says otherwise."""
+    if own is None:
+        return
+    if not hasattr(own, "__dict__"):
+        raise ValueError(f"the model's `generation_config` must be a GenerationConfig, got {own!r}")
+    values = {name: getattr(own, name, None) for name in FOREIGN}
+    unmet = left_out(values, silenced, drawing=config.token_temperature > 0)
+    if unmet:
+        asked = ", ".join(f"{name}={value}" for name, value in unmet.items())
+        warnings.warn(
+            f"the model's generation_config asks for {asked}, which has no meaning for masked diffusion: decoded "
+            f"without. To be rid of this warning: model.generation_config.{next(iter(unmet))} = None",
+            stacklevel=5,
+        )
 
 
 def seeds(seed: int | Tensor, rows: int, device: torch.device) -> Tensor:

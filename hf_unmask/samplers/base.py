@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.generation.configuration import CacheMode, refuse_unsupported
-from hf_unmask.generation.custom_generate import PREPARED, as_passed, refuse_foreign, repeated
+from hf_unmask.generation.configuration import CacheMode
+from hf_unmask.generation.custom_generate import PREPARED, as_passed, asked_rows, own_mode, refuse_foreign, repeated
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import StepEvent, UnmaskOutput
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
@@ -80,7 +80,8 @@ class Sampler:
         output_trajectory: bool | None = None,
         slots: int | None = None,
         check_every: int | None = None,
-        cache: CacheMode | None = None,
+        cache: Any = None,
+        unmask_cache: CacheMode | None = None,
         cache_refresh: int | None = None,
         on_step: Callable[[StepEvent], None] | None = None,
         unmask_streamer: Any = None,
@@ -90,11 +91,11 @@ class Sampler:
 
         transformers has merged its configs, repeated rows and built processors before it calls this, and hands over
         only options that are named here or part of its own config. It keeps ``streamer`` and ``tokenizer`` to itself
-        in this mode, hence ``unmask_streamer``; for ``stop_strings`` and for filling a prompt without new tokens use
-        ``hf_unmask.generate`` or ``hf_unmask.attach``.
+        in this mode, and from 5.24 on ``cache`` means what it prepares, hence ``unmask_streamer`` and ``unmask_cache``;
+        for ``stop_strings`` and for filling a prompt without new tokens use ``hf_unmask.generate`` or
+        ``hf_unmask.attach``.
         """
         config = GenerationConfig() if generation_config is None else generation_config
-        refuse_unsupported(config)
         refuse_foreign("logits_processor", logits_processor, config)
         refuse_foreign("stopping_criteria", stopping_criteria, config)
         unknown = sorted(name for name in model_kwargs.keys() - PREPARED if model_kwargs[name] is not None)
@@ -102,14 +103,15 @@ class Sampler:
             raise ValueError(f"unknown option {', '.join(unknown)} of generate(custom_generate={self}): drop it")
         if temperature and config.do_sample is False:
             raise ValueError(f"`temperature={temperature}` needs `do_sample=True` with custom_generate={self}")
-        attention_mask = model_kwargs.get("attention_mask")
+        input_ids = asked_rows(config, input_ids)
+        mask = model_kwargs.get("attention_mask")
         repeats = config.num_return_sequences or 1
         return generate(
             model,
             input_ids,
             sampler=self,
             # transformers drops a mask of ones, also one that was passed
-            attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            attention_mask=torch.ones_like(input_ids) if mask is None else asked_rows(config, mask),
             generation_config=as_passed(getattr(model, "generation_config", None), config),
             streamer=unmask_streamer,
             on_step=on_step,
@@ -124,7 +126,7 @@ class Sampler:
             output_trajectory=output_trajectory,
             slots=slots,
             check_every=check_every,
-            cache=cache,
+            cache=own_mode(unmask_cache, cache, model_kwargs.get("past_key_values")),
             cache_refresh=cache_refresh,
             num_return_sequences=1,
         )

@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from old_code import old_checkpoint
 from torch.nn.modules.module import register_module_forward_pre_hook
+from training import tiny_tokenizer
 from typer.testing import CliRunner
 
 from hf_unmask import __version__
@@ -77,6 +80,20 @@ def test_generate_json() -> None:
 
 def test_generate_fills_gaps() -> None:
     assert "<mask>" not in call(*GENERATE, "--max-new-tokens", "0", "--prompt", "3+4=<mask>").stdout
+
+
+def test_greedy_is_greedy_whatever_the_model_says(tmp_path: Path) -> None:
+    """A checkpoint whose own config draws tokens, or decodes in blocks, where the command does not."""
+    drawing = "generation_config = GenerationConfig(do_sample=True, temperature=3.0, block_length=2)"
+    folders = [old_checkpoint(tmp_path / "bare", None), old_checkpoint(tmp_path / "drawing", None, attributes=drawing)]
+    found = []
+    for folder in folders:
+        tiny_tokenizer().save_pretrained(folder)
+        asked = ["--model", folder, "--trust-remote-code", "--prompt", "abc", "--max-new-tokens", "8", "--json"]
+        results = [json.loads(call("generate", *asked, *more).stdout) for more in ([], ["--temperature", "3"])]
+        found.append([[{**row, "seconds": 0} for row in result["results"]] for result in results])
+    (bare, _), (greedy, hot) = found
+    assert greedy == bare != hot
 
 
 def test_generate_dtype_and_device() -> None:

@@ -9,13 +9,13 @@ import pickle
 
 import pytest
 import torch
-from doubles import DreamDouble, LladaDouble, dream_double, llada_double
+from doubles import CACHE, DreamDouble, LladaDouble, a2d_double, dream_double, llada_double
 from models import EOS, MASK, PAD, tiny_bert
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, TemperatureLogitsWarper
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria, TemperatureLogitsWarper
 
 import hf_unmask
 from hf_unmask import AttachedGenerate, UnmaskingGenerationConfig, attach, detach
-from hf_unmask.generation.custom_generate import _FILLED_IN
+from hf_unmask.generation.custom_generate import FILLED_IN
 from hf_unmask.samplers import ConfidenceSampler, ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [PAD, PAD, 9, 10]])
@@ -53,6 +53,13 @@ OPTIONS = {
     "infilling": {**BASE, "fill_mask": torch.tensor([[0, 1, 0, 0], [0, 0, 0, 1]]), "max_new_tokens": 3},
     "another mask token": {**BASE, "mask_token_id": 30},
     "slots and few looks": {**BASE, "slots": 1, "check_every": 3},
+    "what asks for nothing": {**BASE, **DRAW, "num_beams": 1, "repetition_penalty": 1.0, "top_k": 0, "top_p": 1.0},
+    "a config that asks for nothing": {
+        "attention_mask": REAL,
+        "generation_config": GenerationConfig(max_new_tokens=8, num_beams=1, top_k=0, do_sample=True, typical_p=1.0),
+    },
+    "drawing turned off": {**BASE, "generation_config": UnmaskingGenerationConfig(temperature=0.9), "do_sample": False},
+    "drawing turned on": {**BASE, "generation_config": UnmaskingGenerationConfig(block_length=4), "do_sample": True},
     "everything": {**BASE, "return_dict_in_generate": True, "output_trajectory": True},
 }
 
@@ -83,23 +90,144 @@ MODEL_CONFIGS = {
     "plain with a draw": GenerationConfig(do_sample=True, temperature=2.0, top_k=7, pad_token_id=PAD),
     "own": UnmaskingGenerationConfig(block_length=4, pad_token_id=PAD, stop_at_eos=True),
     "own with a draw": UnmaskingGenerationConfig(temperature=2.0, top_p=0.9, seed=5, pad_token_id=PAD),
+    "plain, cuts off": GenerationConfig(do_sample=True, temperature=2.0, top_k=0, top_p=1.0),
+    "plain, temperature without a draw": GenerationConfig(temperature=0.6, top_k=3),
 }
+CALLS = [
+    {},
+    {"do_sample": False},
+    {"do_sample": True},
+    {"do_sample": True, "temperature": 0.5},
+    {"do_sample": True, "top_k": 0, "top_p": 1.0},
+    {"generation_config": GenerationConfig(do_sample=True, temperature=2.0, top_k=5)},
+    {"generation_config": GenerationConfig(top_k=5)},
+    {"generation_config": UnmaskingGenerationConfig(temperature=0.5)},
+    {"generation_config": UnmaskingGenerationConfig(block_length="full")},
+]
 
 
-@pytest.mark.parametrize("call", [{}, {"do_sample": False}, {"do_sample": True, "temperature": 0.5}], ids=str)
+@pytest.mark.parametrize("call", CALLS, ids=str)
 @pytest.mark.parametrize("name", MODEL_CONFIGS)
 def test_three_doors_read_the_models_own_config_alike(name, call):
     model = llada_double(torch.float64)
     model.generation_config = copy.deepcopy(MODEL_CONFIGS[name])
-    if call == {"do_sample": False} and name == "own with a draw":
-        pytest.skip("transformers fills in do_sample=False itself, so it cannot be told from the call's")
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE, **call)
-    if call.get("do_sample") and name == "own":  # temperature 0: transformers refuses before it calls us
-        with pytest.raises(ValueError, match="`temperature` .* has to be a strictly positive float"):
-            model.generate(IDS, custom_generate=SAMPLER, **BASE, **call)
-        return
     assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, **BASE, **call), expected)
     assert torch.equal(attach(model).generate(IDS, sampler=SAMPLER, **BASE, **call), expected)
+
+
+GREEDY = [
+    {"do_sample": False},
+    {"temperature": 0.0},
+    {"generation_config": GenerationConfig(do_sample=False)},
+    {"generation_config": UnmaskingGenerationConfig()},
+    {"generation_config": UnmaskingGenerationConfig(temperature=0.9), "do_sample": False},
+    {"generation_config": UnmaskingGenerationConfig(temperature=0.9, top_k=3), "temperature": 0.0},
+]
+
+
+@pytest.mark.parametrize("call", GREEDY, ids=str)
+@pytest.mark.parametrize("name", [name for name in MODEL_CONFIGS if "with" in name or "cuts" in name])
+def test_greedy_is_greedy_whatever_the_model_says(name, call):
+    """Catches a model's config that draws tokens although the call has turned that off."""
+    model = llada_double(torch.float64)
+    expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE)
+    model.generation_config = copy.deepcopy(MODEL_CONFIGS[name])
+    assert torch.equal(hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE, **call), expected)
+    assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, **BASE, **call), expected)
+    assert torch.equal(attach(model).generate(IDS, sampler=SAMPLER, **BASE, **call), expected)
+    (row,) = hf_unmask.generate_stream(model, [[5, 6, 7, 8]], sampler=SAMPLER, max_new_tokens=8, **call)
+    assert torch.equal(row.output.sequences, expected[:1])
+
+
+def test_a_config_of_temperature_0_is_greedy():
+    """In transformers' own door a model that draws refuses it: there a temperature is above 0."""
+    model = llada_double(torch.float64)
+    expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE)
+    config = GenerationConfig(temperature=0.0)
+    assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, generation_config=config, **BASE), expected)
+    model.generation_config.update(do_sample=True, temperature=2.0)
+    assert torch.equal(hf_unmask.generate(model, IDS, sampler=SAMPLER, generation_config=config, **BASE), expected)
+
+
+@pytest.mark.parametrize(
+    ("own", "off"),
+    [({"block_length": 2}, {"block_length": "full"}), ({"cache": "prefix", "cache_refresh": 4}, {"cache": "off"})],
+)
+def test_what_the_model_turns_on_can_be_turned_off(own, off):
+    """Catches full diffusion, or no cache, that a caller cannot ask for because None says nothing."""
+    model, sampler = a2d_double(), ConfidenceSampler()
+    expected = hf_unmask.generate(model, IDS, sampler=sampler, **BASE)
+    model.generation_config = UnmaskingGenerationConfig(pad_token_id=PAD, **own)
+    assert not torch.equal(hf_unmask.generate(model, IDS, sampler=sampler, **BASE), expected)
+    assert torch.equal(hf_unmask.generate(model, IDS, sampler=sampler, **BASE, **off), expected)
+    assert torch.equal(attach(model).generate(IDS, sampler=sampler, **BASE, **off), expected)
+    config = UnmaskingGenerationConfig(max_new_tokens=8, **off)
+    found = model.generate(IDS, custom_generate=sampler, attention_mask=REAL, generation_config=config)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UnmaskingGenerationConfig(),
+        UnmaskingGenerationConfig(temperature=0.9),
+        UnmaskingGenerationConfig(temperature=0.9, top_k=5, top_p=0.8, seed=4, block_length=4),
+        UnmaskingGenerationConfig(do_sample=True),
+        UnmaskingGenerationConfig(block_length="full", cache="off", repetition_penalty=1.0),
+        UnmaskingGenerationConfig(max_new_tokens=8, stop_at_eos=True, eos_token_id=54, suppress_tokens=[28]),
+        UnmaskingGenerationConfig(temperature=0.9, seed=torch.tensor([7, 8])),
+    ],
+    ids=lambda config: config.to_json_string(),
+)
+def test_a_saved_config_says_what_it_said(config, tmp_path):
+    """Catches a draw that is greedy once it was on disk, whichever class reads the file, and on a model, too."""
+    config.save_pretrained(tmp_path)
+    if isinstance(config.seed, torch.Tensor):  # of one call
+        config = UnmaskingGenerationConfig(temperature=0.9)
+    model = llada_double(torch.float64)
+    model.generation_config.update(do_sample=True, temperature=3.0, top_k=4, block_length=2)
+    options = {"sampler": SAMPLER, **BASE}
+    expected = hf_unmask.generate(model, IDS, generation_config=config, **options)
+    for kind in (UnmaskingGenerationConfig, GenerationConfig):
+        loaded = kind.from_pretrained(tmp_path)
+        assert torch.equal(hf_unmask.generate(model, IDS, generation_config=loaded, **options), expected)
+        assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, generation_config=loaded, **BASE), expected)
+    assert UnmaskingGenerationConfig.from_pretrained(tmp_path) == config
+
+    model.generation_config = config
+    expected = hf_unmask.generate(model, IDS, **options)
+    model.save_pretrained(tmp_path / "model")
+    again = LladaDouble.from_pretrained(tmp_path / "model").eval()
+    assert type(again.generation_config) is GenerationConfig
+    assert torch.equal(hf_unmask.generate(again, IDS, **options), expected)
+
+
+def test_beams_of_the_models_config_make_no_rows():
+    """Catches prompts that transformers has repeated once per beam before it hands them over."""
+    model = llada_double(torch.float64)
+    model.generation_config.num_beams = 4
+    for options in ({}, {**DRAW, "num_return_sequences": 2}):
+        expected = hf_unmask.generate(llada_double(torch.float64), IDS, sampler=SAMPLER, **BASE, **options)
+        with pytest.warns(UserWarning, match="asks for num_beams=4"):
+            assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, **BASE, **options), expected)
+
+
+def test_a_cache_through_transformers_own_door():
+    """There ``cache`` is transformers' word from 5.24 on, for what it prepares itself."""
+    model, sampler = a2d_double(), ConfidenceSampler()
+    options = {**BASE, "block_length": 4, "cache_refresh": 8}
+    expected = hf_unmask.generate(model, IDS, sampler=sampler, cache="dual", **options)
+    assert not torch.equal(hf_unmask.generate(model, IDS, sampler=sampler, **BASE, block_length=4), expected)
+    found = model.generate(IDS, custom_generate=sampler, unmask_cache="dual", **options)
+    assert torch.equal(found, expected)
+    found = model.generate(IDS, custom_generate=sampler, cache="dual", use_cache=False, **options)
+    assert torch.equal(found, expected)
+    config = UnmaskingGenerationConfig(max_new_tokens=8, block_length=4, cache="dual", cache_refresh=8)
+    found = model.generate(IDS, custom_generate=sampler, generation_config=config, attention_mask=REAL)
+    assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="starts from its prompt alone: drop the DynamicCache"):
+        model.generate(IDS, custom_generate=sampler, **BASE, **{CACHE: DynamicCache()})
 
 
 def test_ids_given_to_attach_win_over_the_models_config_in_every_door():
@@ -120,7 +248,7 @@ def test_ids_given_to_attach_win_over_the_models_config_in_every_door():
 def test_what_transformers_fills_in_is_known():
     """The door drops these values: if transformers changes them, it has to follow."""
     defaults = GenerationConfig._get_default_generation_params()
-    assert {name: defaults[name] for name in _FILLED_IN} == _FILLED_IN
+    assert {name: defaults[name] for name in FILLED_IN} == FILLED_IN
 
 
 def test_listeners_reach_the_loop_through_every_door():
@@ -168,8 +296,9 @@ class Criterion(StoppingCriteria):
         ({"no_repeat_ngram_size": 2}, "`no_repeat_ngram_size=2` has no meaning"),
         ({"num_beams": 2}, "`num_beams=2` has no meaning"),
         ({"max_time": 1.0}, "`max_time=1.0` has no meaning"),
-        ({"renormalize_logits": True}, r"\['LogitNormalization'\]"),
-        ({"output_hidden_states": True}, "unknown option output_hidden_states"),
+        ({"renormalize_logits": True}, "`renormalize_logits=True` has no meaning"),
+        ({"output_hidden_states": True}, "`output_hidden_states=True` has no meaning"),
+        ({"output_scores": True}, "`output_scores=True` has no meaning"),
         ({"temperature": 0.5}, "`temperature=0.5` needs `do_sample=True`"),
         ({"blok_length": 4}, "blok_length"),  # by transformers itself
     ],
@@ -192,7 +321,11 @@ def test_a_sampler_called_directly_refuses_unknown_options():
     "options, message",
     [
         ({"logits_processor": [Processor()]}, "unknown option logits_processor"),
-        ({"repetition_penalty": 1.5}, "unknown option repetition_penalty"),
+        ({"repetition_penalty": 1.5}, "`repetition_penalty=1.5` has no meaning"),
+        (
+            {"generation_config": {"num_beams": 4}},
+            r"`generation_config` must be a GenerationConfig, got \{'num_beams': 4",
+        ),
         ({"generation_config": GenerationConfig(repetition_penalty=1.5)}, "`repetition_penalty=1.5` has no meaning"),
         ({"custom_generate": SAMPLER}, "unknown option custom_generate"),
         ({"inputs": IDS}, "unknown option inputs"),

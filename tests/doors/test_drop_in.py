@@ -89,6 +89,7 @@ def decoded(**options: Any) -> torch.Tensor:
         {**DRAWN, "beta": 0.5},
         {"max_new_tokens": 8, "greedy": True, "block_length": 4, "do_sample": False},
         {"generation_config": GenerationConfig(max_new_tokens=8)},
+        {"max_new_tokens": 8, "num_beams": 1, "repetition_penalty": 1.0, "use_cache": True, "output_scores": False},
     ],
     ids=str,
 )
@@ -98,6 +99,17 @@ def test_what_transformers_hands_over_is_understood(folder, options):
     model = drop_in_client.model_of("causal", None)
     found = hub_generate.generate_with(folder, model, input_ids=IDS, attention_mask=REAL, **(defaults | options))
     assert torch.equal(found, decoded(attention_mask=REAL, **options))
+
+
+def test_greedy_is_greedy_whatever_the_model_says(folder):
+    model = drop_in_client.model_of("causal", None)
+    model.generation_config.update(do_sample=True, temperature=3.0, repetition_penalty=1.05)
+    for options in ({"do_sample": False}, {"temperature": 0.0}):
+        with pytest.warns(UserWarning, match=r"asks for repetition_penalty=1\.05"):
+            found = hub_generate.generate_with(
+                folder, model, input_ids=IDS, attention_mask=REAL, max_new_tokens=8, **options
+            )
+        assert torch.equal(found, decoded(attention_mask=REAL, max_new_tokens=8))
 
 
 def test_an_attached_model_keeps_its_conventions(folder):
@@ -116,7 +128,8 @@ def test_an_attached_model_keeps_its_conventions(folder):
         ({"inputs": IDS, "logits_processor": [max]}, "unknown option logits_processor"),
         ({"inputs": IDS, "synced_gpus": True}, "unknown option synced_gpus"),
         ({"inputs": IDS, "assistant_model": "x"}, "unknown option assistant_model"),
-        ({"inputs": IDS, "num_beams": 2}, "unknown option num_beams"),
+        ({"inputs": IDS, "num_beams": 2}, "`num_beams=2` has no meaning"),
+        ({"inputs": IDS, "generation_config": {"num_beams": 4}}, "must be a GenerationConfig, got {'num_beams': 4}"),
         ({"inputs": IDS, "speed": 0.5}, "not speed-conditioned"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

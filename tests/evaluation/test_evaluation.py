@@ -20,6 +20,7 @@ from evaluation_run import ROWS, SAMPLERS, run, tiny_tokenizer
 from forked import Forked, launch
 from models import tiny_eurobert
 from operating_points import SETTING
+from transformers import GenerationConfig
 from typer.testing import CliRunner
 
 from hf_unmask.cli.main import app
@@ -58,6 +59,14 @@ def assert_same(folder: Path, other: Path) -> None:
 def sample(prompt_id: int, score: float, nfe: int, seed: int = 0, draw: int = 0, **values: Any) -> Sample:
     defaults = {"answer_length": 2, "tokens": [5, 6, 1, 1], "step_map": [0, 0, 1, -1], "text": "", "steps": nfe}
     return Sample(Setting(**SETTING), prompt_id, seed, draw, score, nfe, **(defaults | values))
+
+
+def test_greedy_and_full_diffusion_whatever_the_model_says(whole: Path, tmp_path: Path) -> None:
+    """A model whose own config draws tokens, or decodes in blocks, where the evaluation's record says otherwise."""
+    drawing = tiny_eurobert(torch.float64)
+    drawing.generation_config = GenerationConfig(do_sample=True, temperature=3.0, block_length=2)
+    run(tmp_path, model=drawing)
+    assert_same(whole, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- aggregation

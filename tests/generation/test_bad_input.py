@@ -60,11 +60,23 @@ OPTIONS = [
     ({"temperature": float("nan")}, "`temperature`", "nan"),
     ({"temperature": 1e-39}, "`temperature`", "1e-39"),
     ({"temperature": "hot"}, "`temperature`", "'hot'"),
-    ({"temperature": 1.0, "top_k": 0}, "`top_k`", "0"),
+    ({"temperature": 1.0, "top_k": -1}, "`top_k`", "-1"),
+    ({"temperature": 1.0, "top_k": False}, "`top_k`", "False"),
     ({"temperature": 1.0, "top_p": 0.0}, "`top_p`", "0.0"),
     ({"temperature": 1.0, "top_p": 1.5}, "`top_p`", "1.5"),
     ({"temperature": 1.0, "top_p": float("nan")}, "`top_p`", "nan"),
     ({"top_k": 5}, "top_k=5", "`temperature` is 0"),
+    ({"top_p": 0.5}, "top_p=0.5", "`temperature` is 0"),
+    ({"do_sample": False, "temperature": 0.9}, "`do_sample=False`", "`temperature=0.9`"),
+    ({"do_sample": True, "temperature": 0}, "`do_sample=True`", "`temperature=0`"),
+    ({"generation_config": {"num_beams": 4}}, "`generation_config`", "{'num_beams': 4}"),
+    ({"generation_config": 4}, "`generation_config`", "got 4"),
+    ({"generation_config": "config.json"}, "`generation_config`", "'config.json'"),
+    ({"generation_config": GenerationConfig(blok_length=4)}, "unknown option blok_length", "block_length"),
+    ({"cache": "full"}, "`cache`", "'full'"),
+    ({"block_length": "all"}, "`block_length`", "'all'"),
+    ({"num_beams": 4}, "`num_beams=4`", "there are no beams"),
+    ({"repetition_penalty": 1.2}, "`repetition_penalty=1.2`", "no meaning"),
     ({"guidance_scale": float("nan")}, "`guidance_scale`", "nan"),
     ({"suppress_tokens": [3, VOCAB]}, "`suppress_tokens`", str(VOCAB)),
     ({"suppress_tokens": [-100]}, "`suppress_tokens`", "-100"),
@@ -100,7 +112,7 @@ def test_option_out_of_range(model, options, name, value):
     assert streamer.ended == 1, "who waits for the streamer is not left waiting"
 
 
-@pytest.mark.parametrize("name", ["max_new_token", "num_beams", "logits_processor", "stopping_criteria", "use_cache"])
+@pytest.mark.parametrize("name", ["max_new_token", "logits_processor", "stopping_criteria", "past_key_values"])
 def test_unknown_option(model, name):
     """Prevents misspelt options from being swallowed; the message lists the options there are."""
     with pytest.raises(ValueError) as caught:
@@ -128,6 +140,34 @@ def test_unsupported_setting(model, setting):
         call(model, generation_config=GenerationConfig(**setting))
     with pytest.raises(ValueError, match=text):
         UnmaskingGenerationConfig(**setting)
+
+
+def changed(config, **values):
+    for name, value in values.items():
+        setattr(config, name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (changed(UnmaskingGenerationConfig(do_sample=False), temperature=0.9), "`do_sample=False` contradicts"),
+        (changed(UnmaskingGenerationConfig(), num_beams=4), "`num_beams=4` has no meaning"),
+        (changed(UnmaskingGenerationConfig(), blok_length=4), "unknown option blok_length"),
+    ],
+)
+def test_a_config_that_was_changed_is_checked_again(model, config, message):
+    """Prevents settings made on the object from being read past."""
+    with pytest.raises(ValueError, match=message):
+        call(model, generation_config=config)
+
+
+def test_a_models_config_that_is_none():
+    """Prevents a dictionary on the model from being read as if it were empty."""
+    model = tiny_eurobert()
+    model.generation_config = {"temperature": 0.9}
+    with pytest.raises(ValueError, match=r"`generation_config` must be a GenerationConfig, got \{'temperature'"):
+        call(model)
 
 
 # Token ids

@@ -133,13 +133,13 @@ BROKEN = {
 }
 
 
-def old_checkpoint(folder: Path, breakage: str | None, registers: bool = False) -> str:
-    """A folder with weights, config and code. None: code without a breakage.
+def old_checkpoint(folder: Path, breakage: str | None, registers: bool = False, **further: str) -> str:
+    """A folder with weights, config and code. None: code without a breakage. ``further`` pieces of code by place.
 
     With ``registers`` the code makes its classes those of the model type for the whole process, as LLaDA's does.
     """
     folder.mkdir()
-    parts = PLAIN | BROKEN.get(breakage, {})
+    parts = PLAIN | BROKEN.get(breakage, {}) | further
     (folder / "modeling_old.py").write_text(MODEL.format(**parts))
     (folder / "configuration_old.py").write_text(CONFIG + REGISTRATION * registers)
     config = {

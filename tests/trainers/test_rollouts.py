@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from models import EOS, MASK, tiny_eurobert
 from plans import POSITIONS, PROMPTS, all_sequences, recorded
 from training import CONDITIONED, SETTINGS, SMALL, random_policy
+from transformers import GenerationConfig
 
 import hf_unmask
 from hf_unmask.denoisers.adapter import Denoiser
@@ -41,6 +43,20 @@ def denoiser():
 @pytest.fixture(scope="module")
 def denoiser64():
     return Denoiser.from_model(tiny_eurobert(torch.float64))
+
+
+DRAWING = GenerationConfig(do_sample=True, temperature=3.0, block_length=2)
+
+
+@pytest.mark.parametrize("block_length", [3, None])
+def test_rollouts_are_greedy_whatever_the_model_says(denoiser, block_length):
+    """A denoiser whose own config draws tokens, or decodes in blocks, where the settings do not."""
+    policy, drawing = random_policy(), tiny_eurobert()
+    drawing.generation_config = copy.deepcopy(DRAWING)
+    expected, found = (
+        recorded(one, policy, block_length=block_length) for one in (denoiser, Denoiser.from_model(drawing))
+    )
+    assert found.tokens == expected.tokens and torch.equal(found.steps, expected.steps)
 
 
 # The record

@@ -33,7 +33,7 @@ from training import (
     tiny_tokenizer,
     weights,
 )
-from transformers import TrainerCallback
+from transformers import GenerationConfig, TrainerCallback
 from trl import GRPOTrainer
 
 import hf_unmask
@@ -395,6 +395,16 @@ def test_an_attached_model_and_an_adapter_are_taken_as_they_are(tmp_path):
     hf_unmask.attach(model, mask_token_id=VOCAB - 2)
     run = make_trainer(tmp_path, denoiser=model)
     assert run.denoiser.mask_token_id == run.policy.config.trained_for["mask_token_id"] == VOCAB - 2 != MASK
+
+
+def test_validation_is_greedy_whatever_the_model_says(tmp_path):
+    """A denoiser whose own config draws tokens, or decodes in blocks, where the settings do not."""
+    drawing, found = tiny_eurobert(), []
+    drawing.generation_config = GenerationConfig(do_sample=True, temperature=3.0, block_length=2)
+    for denoiser in (tiny_eurobert(), drawing):
+        run = make_trainer(tmp_path, random_policy(), denoiser=denoiser, eval_dataset=rows(4), block_length=None)
+        found.append(run.evaluate())
+    assert found[0] == found[1]
 
 
 def test_chat_prompts(tmp_path):
