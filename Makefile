@@ -1,16 +1,17 @@
 # `make demo` and `make test` set everything up on a bare machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= .ci/constraints.txt
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test slow lint types clean
+.PHONY: demo test test-newest test-lowest slow lint types clean
 
 # torch comes first and pinned: other ranges pull gigabytes of CUDA on a machine that has no use for them
-$(VENV)/installed: pyproject.toml .ci/constraints.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
 demo: $(VENV)/installed
@@ -18,6 +19,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# The window of transformers that pyproject.toml promises: the pins are its newest version, this is its oldest.
+test-newest: test
+
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=.ci/constraints-lowest.txt
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
@@ -30,4 +37,4 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info

@@ -148,7 +148,7 @@ class UnmaskingGenerationConfig(GenerationConfig):
         on) or that a canvas cannot follow. And drawing is turned on or off as a whole.
         """
         if defaults_only:
-            barred = {*_DRAW, *asking(kwargs), *(("cache_refresh",) if self.cache == "off" else ())}
+            barred = {*_DRAW, *asking(kwargs), *(("cache_refresh",) if _is_off("cache", self.cache) else ())}
             kwargs = {name: value for name, value in kwargs.items() if name not in barred}
         elif _turned_off(kwargs):
             kwargs = _GREEDY | kwargs
