@@ -12,6 +12,17 @@ tokens, as in its own scheduler; the sampler alone decides where they are writte
 are not read, and editing of decided tokens is not done. The pipeline makes ``num_inference_steps`` steps a block at
 most: what is still masked at the last of them is opened then. It calls the model once more per finished block than it
 needs to; ``forwards`` counts the calls that decided something.
+
+For diffusers 0.42 alone. https://github.com/huggingface/diffusers/pull/14741 (open on 2026-12-01) gives all discrete
+schedulers one interface; a release that holds it needs, in this file:
+
+* time: ``timesteps`` in (0, 1], falling, and ``step`` is passed one of them. The step's number in its block, which is
+  read off ``timestep`` here and starts a sampler's memory at 0, has to be counted by the scheduler itself.
+* the output: ``DiscreteSchedulerOutput`` instead of ``BlockRefinementSchedulerOutput``; its ``pred_logits`` are those
+  that tokens are drawn from, so shaped ones, where ours are the model's.
+* the draw: ``temperature``, ``top_k`` and ``top_p`` belong to the scheduler, not to ``step``: they become settings that
+  are registered like the sampler's spec, and what stands for ``_sample_from_logits`` has to be found anew.
+* then the window here and in the extra ``diffusers``, and the tests against the pipeline itself.
 """
 
 from __future__ import annotations

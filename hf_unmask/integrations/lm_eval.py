@@ -13,6 +13,10 @@ module that registers it (there are no entry points for models), and this one do
 as everywhere; put the whole argument in the shell's quotes because of ``;`` and brackets. A value that does hold a
 comma, such as a path, stands in quotes of its own (``pretrained="a,b"``), or all arguments are one JSON object.
 
+What is said of sampling holds whatever the checkpoint's config says: ``do_sample: false``, or a temperature of 0, is
+greedy. Every option of ``generate`` that is a task's to choose may stand in ``--gen_kwargs``, ``seed`` and
+``block_length`` among them. ``--batch_size auto`` is as many rows as memory allows.
+
 Forward passes are printed, and kept under ``config.hf_unmask`` in the results.
 """
 

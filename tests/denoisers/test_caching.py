@@ -10,11 +10,12 @@ import pytest
 import torch
 from batches import learned, prompts
 from batches import run as run_rows
-from doubles import a2d_double, dream_double, llada_double, row_double
+from doubles import CACHE, a2d_double, dream_double, llada_double, row_double
 from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
 from transformers import EuroBertConfig, EuroBertForMaskedLM
 
 from hf_unmask import Denoiser, generate
+from hf_unmask.denoisers.caching import cache_argument
 from hf_unmask.samplers import KLASSSampler, RandomSampler, ThresholdSampler
 
 MODES = ["prefix", "dual"]
@@ -48,6 +49,34 @@ def columns(model):
         lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     return shapes, hook
+
+
+class HandedOn(torch.nn.Module):
+    """A forward that names nothing, as wrappers have."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (tiny_eurobert, CACHE),
+        (a2d_double, CACHE),
+        (dream_double, "past_key_values"),
+        (lambda: row_double("sdar"), "past_key_values"),
+    ],
+)
+def test_the_cache_is_called_what_the_model_calls_it(build, name):
+    """Prevents a name that transformers 5.24 warns of and 5.40 does not know, or that a checkpoint's code lacks."""
+    model = build()
+    assert Denoiser.from_model(model).cache_argument == name
+    assert cache_argument(HandedOn(HandedOn(model))) == name
+    assert cache_argument(torch.nn.Linear(2, 2)) == "past_key_values"
 
 
 @both
