@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from hf_unmask import __version__
 from hf_unmask.cli.main import app
+from hf_unmask.results.records import read_samples
 from hf_unmask.tiny import answer_length
 
 GENERATE = ["generate", "--model", "tiny", "--max-new-tokens", "12", "--sampler", "left_to_right:k=4"]
@@ -86,14 +87,20 @@ def test_greedy_is_greedy_whatever_the_model_says(tmp_path: Path) -> None:
     """A checkpoint whose own config draws tokens, or decodes in blocks, where the command does not."""
     drawing = "generation_config = GenerationConfig(do_sample=True, temperature=3.0, block_length=2)"
     folders = [old_checkpoint(tmp_path / "bare", None), old_checkpoint(tmp_path / "drawing", None, attributes=drawing)]
-    found = []
+    found, evaluated = [], []
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "abc", "answer": "d"}))
+    data = ["--dataset", str(tmp_path / "rows.jsonl"), "--metric", "answer_match", "--block-lengths", "full,2"]
     for folder in folders:
         tiny_tokenizer().save_pretrained(folder)
-        asked = ["--model", folder, "--trust-remote-code", "--prompt", "abc", "--max-new-tokens", "8", "--json"]
-        results = [json.loads(call("generate", *asked, *more).stdout) for more in ([], ["--temperature", "3"])]
-        found.append([[{**row, "seconds": 0} for row in result["results"]] for result in results])
+        asked = ["--model", folder, "--trust-remote-code", "--max-new-tokens", "8"]
+        prompt = ["--prompt", "abc", "--json"]
+        results = [json.loads(call("generate", *asked, *prompt, *more).stdout) for more in ([], ["--temperature", "3"])]
+        found.append([result["results"] for result in results])
+        call("evaluate", *asked, *data, "--samplers", "threshold", "--out", f"{folder}-out")
+        evaluated.append([sample.tokens for sample in read_samples(Path(f"{folder}-out", "samples.jsonl"))])
     (bare, _), (greedy, hot) = found
     assert greedy == bare != hot
+    assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 2
 
 
 def test_generate_dtype_and_device() -> None:
