@@ -16,8 +16,9 @@ from hf_unmask import __version__
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy.compatibility import model_name
 from hf_unmask.policy.config import UnmaskingPolicyConfig, extended_lineage
+from hf_unmask.policy.hub.client import is_repository
+from hf_unmask.policy.hub.download import commit_of
 from hf_unmask.policy.hub.folders import find_policy, load_policy
-from hf_unmask.policy.hub.repository import commit_of, is_repository
 from hf_unmask.policy.model import UnmaskingPolicy
 
 from .config import UnmaskingGRPOConfig

@@ -53,7 +53,7 @@ def push(  # noqa: PLR0913  (the usual options of the Hub)
         private: whether a new repository is private.
         revision: branch to push to.
         create_pr: open a pull request instead of changing the branch.
-        token: see `hf_unmask.policy.hub.repository.hub_api`.
+        token: see `hf_unmask.policy.hub.client.hub_api`.
         with_custom_generate: also push code for transformers; see `LearnedUnmaskingSampler.push_to_hub`.
 
     Returns:

@@ -91,7 +91,7 @@ def card(
     """Render a policy's model card from what is recorded. A push fills in the repository and the revision."""
     with _plain_errors():
         from hf_unmask.policy.card.rendering import read_recipe, render_card
-        from hf_unmask.policy.hub.repository import is_rendered
+        from hf_unmask.policy.card.seal import is_rendered
 
         if output is not None and output.is_file() and not is_rendered(output.read_text("utf-8")):
             raise ValueError(f"{output} was written or edited by hand: give another --output, or remove it")
@@ -112,8 +112,8 @@ def pull(
 ) -> None:
     """Download a policy, check it, and save it into a folder."""
     with _plain_errors():
+        from hf_unmask.policy.hub.download import commit_of, download_policy
         from hf_unmask.policy.hub.folders import load_policy, save_policy
-        from hf_unmask.policy.hub.repository import commit_of, download_policy
 
         cached = download_policy(repo, revision=revision, **_limit(max_bytes))
         save_policy(load_policy(cached, **_limit(max_bytes)), folder)
@@ -211,7 +211,7 @@ def search(
 ) -> None:
     """List policies on the Hub, found by the tag that every card of this package carries."""
     with _plain_errors():
-        from hf_unmask.policy.hub.repository import TAG, hub_api
+        from hf_unmask.policy.hub.client import TAG, hub_api
 
         tags = [TAG, *([f"base_model:{base_model}"] if base_model else [])]
         found = hub_api().list_models(filter=tags, search=query, limit=limit)
@@ -254,8 +254,8 @@ def _limit(max_bytes: int | None) -> dict[str, Any]:
 
 def _load(policy: str, revision: str | None, max_bytes: int | None) -> tuple[UnmaskingPolicy, Path, str | None]:
     """The policy, its folder and, if it comes from the Hub, its commit."""
+    from hf_unmask.policy.hub.download import commit_of
     from hf_unmask.policy.hub.folders import find_policy, load_policy
-    from hf_unmask.policy.hub.repository import commit_of
 
     folder = find_policy(policy, revision=revision, **_limit(max_bytes))
     return load_policy(folder, **_limit(max_bytes)), folder, commit_of(folder)
@@ -273,7 +273,8 @@ def _answered(ask: Callable[[], _Answer]) -> _Answer | None:
 
 def _code(policy: str, folder: Path) -> list[str] | None:
     """The modules beside a policy. This package runs none of them, transformers may. None: the Hub does not answer."""
-    from hf_unmask.policy.hub.repository import fetched_commit, repository_files
+    from hf_unmask.policy.hub.client import repository_files
+    from hf_unmask.policy.hub.download import fetched_commit
 
     commit = fetched_commit(policy, folder)
     if commit is None:

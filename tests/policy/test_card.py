@@ -18,8 +18,8 @@ from hf_unmask.policy import save_policy
 from hf_unmask.policy.card.measured import read_measured
 from hf_unmask.policy.card.published_results import PublishedResult, published_results
 from hf_unmask.policy.card.rendering import folder_card, render_card, retagged
+from hf_unmask.policy.card.seal import is_rendered, seal
 from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
-from hf_unmask.policy.hub.repository import is_rendered, seal
 from hf_unmask.results.records import read_results, write_results
 
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": None, "max_new_tokens": 16}

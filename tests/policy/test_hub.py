@@ -29,9 +29,9 @@ from report_folder import PLAN, point, sample_line, samples, setting, shares
 import hf_unmask
 from hf_unmask.policy import save_policy
 from hf_unmask.policy.card.rendering import render_card
+from hf_unmask.policy.card.seal import is_rendered, seal
 from hf_unmask.policy.hub.drop_in import drop_in_files
 from hf_unmask.policy.hub.files import MAX_BYTES
-from hf_unmask.policy.hub.repository import is_rendered, seal
 from hf_unmask.results.records import write_results
 
 FILES = {"README.md", "config.json", "model.safetensors"}

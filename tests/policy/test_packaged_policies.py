@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hf_unmask.cli.demo_measuring import Setting, measure
+from hf_unmask.policy.card.seal import is_rendered
 from hf_unmask.policy.hub.folders import PACKAGED
-from hf_unmask.policy.hub.repository import is_rendered
 from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import held_out, load_tiny
 

@@ -12,8 +12,9 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from hf_unmask.policy.hub.download import download_card, fetched_commit
+from hf_unmask.policy.hub.files import CARD
 from hf_unmask.policy.hub.folders import BUILTIN
-from hf_unmask.policy.hub.repository import CARD, download_card, fetched_commit
 
 #: Bytes above which a card is not read.
 MAX_CARD_BYTES = 256 * 1024

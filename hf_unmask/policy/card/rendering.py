@@ -17,9 +17,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_unmask.policy.card.measured import eval_results, hub_dataset, metric_name, read_measured
+from hf_unmask.policy.card.seal import REPOSITORY, REVISION, is_rendered, seal
 from hf_unmask.policy.config import UnmaskingPolicyConfig
+from hf_unmask.policy.hub.client import TAG, is_repository
 from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
-from hf_unmask.policy.hub.repository import CARD, REPOSITORY, REVISION, TAG, is_rendered, is_repository, seal
+from hf_unmask.policy.hub.files import CARD
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.results.markdown import table
 from hf_unmask.results.records import OperatingPoint

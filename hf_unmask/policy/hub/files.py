@@ -25,7 +25,7 @@ from hf_unmask.policy.config import (
     shown,
 )
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: Largest policy without asking. The main policy has 1.3 MB; only one that reads hidden states is far larger.
 MAX_BYTES = 16 * 2**20
 # Largest JSON text, as a config or as the header of the weights: parsed JSON takes many times its size.

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save
 
 from hf_unmask.policy.config import PolicyLoadError
+from hf_unmask.policy.hub.download import download_policy
 from hf_unmask.policy.hub.files import CONFIG, MAX_BYTES, WEIGHTS, parse_weights, read_files, unfinished_config
-from hf_unmask.policy.hub.repository import download_policy
 from hf_unmask.policy.hub.workspace import workspace
 from hf_unmask.policy.model import UnmaskingPolicy
 

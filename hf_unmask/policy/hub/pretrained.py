@@ -12,11 +12,13 @@ from huggingface_hub import CommitInfo
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy.card.measured import read_measured
 from hf_unmask.policy.card.rendering import read_recipe, render_card, retagged
+from hf_unmask.policy.card.seal import REPOSITORY
 from hf_unmask.policy.compatibility import block_differences, model_differences, warn_of
+from hf_unmask.policy.hub.download import commit_of
 from hf_unmask.policy.hub.drop_in import DROP_IN_TAG, drop_in_tags
-from hf_unmask.policy.hub.files import MAX_BYTES
+from hf_unmask.policy.hub.files import CARD, MAX_BYTES
 from hf_unmask.policy.hub.folders import find_policy, load_policy, save_policy
-from hf_unmask.policy.hub.repository import CARD, REPOSITORY, commit_of, upload_policy
+from hf_unmask.policy.hub.upload import upload_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 
 #: Options of the sampler that a spec may set, and their types.
@@ -98,7 +100,7 @@ class PretrainedPolicyMixin:
     ) -> CommitInfo:
         """Push README.md, config.json and model.safetensors in one commit, and nothing else. The dials are not pushed.
 
-        Further arguments, result and errors: `hf_unmask.policy.hub.repository.upload_policy`. A policy that could not
+        Further arguments, result and errors: `hf_unmask.policy.hub.upload.upload_policy`. A policy that could not
         be loaded again is a ``PolicyLoadError`` before anything is sent.
 
         Args:
