@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unmask import __version__
-from hf_unmask.policy.card.rendering import SETTINGS
-from hf_unmask.policy.hub.files import WEIGHTS
+from hf_unmask.policy.card.rendering import read_recipe
+from hf_unmask.policy.hub.files import MAX_JSON, WEIGHTS, parse_json
+from hf_unmask.policy.hub.opening import read_inside
 
 from .config import UnmaskingGRPOConfig
 from .script import ScriptArguments
@@ -63,10 +63,7 @@ def write_record(script: ScriptArguments, folder: str | Path) -> None:
 
 def changed_settings(checkpoint: str | Path, args: UnmaskingGRPOConfig) -> list[str]:
     """Settings that are not those of the checkpoint, as ``name old -> new``."""
-    path = Path(checkpoint) / SETTINGS
-    if not path.is_file():
-        return []
-    before: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    before = read_recipe(checkpoint) or {}
     now = json.loads(json.dumps(args.to_dict(), default=str))
     return [
         f"{name} {before[name]} -> {now[name]}"
@@ -80,10 +77,10 @@ def _about(script: ScriptArguments) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, script: ScriptArguments) -> None:
-    path = folder / RECORD
-    if not path.is_file():
+    found = read_inside(folder, RECORD, MAX_JSON)
+    if found is None:
         return  # started by other means than the command
-    before, now = json.loads(path.read_text("utf-8")), _about(script)
+    before, now = parse_json(found, RECORD), _about(script)
     other = [name for name in now if name in before and before[name] != now[name]]
     if other:
         told = ", ".join(f"--{name} {before[name]} (now {now[name]})" for name in other)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 import yaml  # type: ignore[import-untyped]
 from trl import TrlParser
 
+from hf_unmask.policy.card.metadata import read_yaml
 from hf_unmask.policy.hub.folders import find_policy, load_policy
 
 from .config import UnmaskingGRPOConfig
@@ -22,6 +23,7 @@ TINY = "tiny"
 #: Fresh problems of the embedded tasks, unless another number is asked for.
 TINY_PROMPTS = 4096
 _OFF = "none"
+_LONGEST_CONFIG = 2**16  # characters
 #: What the embedded model wants where nothing else is said: answers of 24 and 40 tokens, minutes instead of days.
 TINY_SETTINGS: dict[str, Any] = {
     "block_length": 8,
@@ -194,12 +196,23 @@ def _normal(arguments: Sequence[str]) -> list[str]:
         place = normal.index("--config") + 1
         if place == len(normal):
             raise ValueError(f"{' '.join(normal)}: --config needs the name of a YAML file")
-        try:
-            with open(normal[place], encoding="utf-8") as file:
-                yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{normal[place]} is no YAML: {error}") from error
+        _check_yaml(normal[place])
     return normal
+
+
+def _check_yaml(name: str) -> None:
+    """TRL reads the file once more, with all that YAML can do: by then it is known to be small and readable."""
+    try:
+        with open(name, encoding="utf-8") as file:
+            text = file.read(_LONGEST_CONFIG + 1)
+        if len(text) > _LONGEST_CONFIG:
+            raise ValueError(f"more than {_LONGEST_CONFIG:,} characters")
+        read_yaml(text)
+        yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:  # of types that do not fit their value
+        raise ValueError(f"{name} holds a value that is not of its YAML type: {error!r}") from error
 
 
 def parse(

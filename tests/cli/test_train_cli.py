@@ -270,7 +270,18 @@ def test_errors_are_one_line(arguments: list[str], says: str, tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     "text, says",
-    [("- a\n- b\n", "mapping"), ("a: [1\n", "no YAML"), ("learning_rat: 1\n", "learning_rat"), ("", "mapping")],
+    [
+        ("- a\n- b\n", "mapping"),
+        ("a: [1\n", "no YAML"),
+        ("learning_rat: 1\n", "learning_rat"),
+        ("", "mapping"),
+        ("seed: !!bool maybe\n", "KeyError('maybe')"),
+        ("seed: !!int ''\n", "c.yaml"),
+        ("seed: !!timestamp a\n", "c.yaml"),
+        ("seed: 2026-13-45\n", "month must be in 1..12"),
+        ("a: &a [1]\nb: *a\n", "the alias *a in line 2"),
+        ("a: " + "x" * 70_000, "more than 65,536 characters"),
+    ],
 )
 def test_bad_yaml(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 from hf_unmask.cli.main import app
 from hf_unmask.policy import save_policy
 from hf_unmask.policy.card.measured import read_measured
+from hf_unmask.policy.card.metadata import retagged
 from hf_unmask.policy.card.published_results import PublishedResult, published_results
-from hf_unmask.policy.card.rendering import folder_card, render_card, retagged
+from hf_unmask.policy.card.rendering import folder_card, render_card
 from hf_unmask.policy.card.seal import is_rendered, seal
 from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
 from hf_unmask.results.records import read_results, write_results
@@ -166,7 +168,7 @@ def test_the_card_of_a_folder(policy, evaluation, tmp_path):
         folder_card(policy, tmp_path, results=evaluation)
     (tmp_path / "training_args.json").write_text("[]")
     (tmp_path / "README.md").unlink()
-    with pytest.raises(ValueError, match="JSON object, got list"):
+    with pytest.raises(ValueError, match="training_args.json.*found list, expected a JSON object"):
         folder_card(policy, tmp_path)
 
 
@@ -243,12 +245,81 @@ def test_metadata_of_another_form_hold_no_results(name):
 
 
 def test_what_a_hostile_card_claims_is_shortened_and_moves_no_cursor():
-    """Escape sequences, a value that cannot be formatted, and a list of aliases that would never end."""
-    text = """---
-m: &m {{name: "a\\e[2J", value: 0x{}}}
-r: &r {{dataset: {{name: [1]}}, metrics: [{}]}}
-model-index: [{{results: [{}]}}]
----
-""".format("f" * 5000, ",".join(["*m"] * 1000), ",".join(["*r"] * 1000))
+    """Escape sequences, values that cannot be formatted, and a list that would fill the screen."""
+    metrics = f'{{name: "a\\e[2J", value: {"1" * 400}}}, {{name: {"n" * 300}, value: 0x{"f" * 300}}}'
+    text = (
+        f"---\nmodel-index: [{{results: [{{dataset: {{name: [1]}}, metrics: [{', '.join([metrics] * 150)}]}}]}}]\n---\n"
+    )
     found = published_results(text)
-    assert len(found) == 200 and set(found) == {PublishedResult("-", "'a\\x1b[2J'", "-")}
+    long = PublishedResult("-", "n" * 200, "0x" + "f" * 198)
+    assert len(found) == 200 and set(found) == {PublishedResult("-", "'a\\x1b[2J'", "-"), long}
+
+
+#: Values of another type than they claim: each ends PyYAML's own loaders in an error of its own kind.
+MISTYPED = ("!!bool maybe", "!!int ''", "!!timestamp a", "2026-13-45", "!!float x", '!!binary "\xe9"', "!!omap [1]")
+MISTYPED += ("1:" + "59:" * 1500 + "5", "1" * 5000, "!!python/object/apply:os.abort []", "!unknown x", "=", "{<<: 3}")
+CLAIM = "model-index: [{results: [{dataset: {name: sums}, metrics: [{type: accuracy, value: 0.25}]}]}]"
+
+
+@pytest.mark.parametrize("value", MISTYPED)
+def test_values_are_read_as_text_whatever_they_claim_to_be(value):
+    card = f"---\nx: {value}\n{CLAIM}\n---\n# Card\n"
+    assert published_results(card) == [PublishedResult("sums", "accuracy", "0.25")]
+    tagged = retagged(card, DROP_IN_TAG, wanted=True)
+    assert tagged == card.replace("\n---\n#", f"\ntags:\n- {DROP_IN_TAG}\n---\n#")
+
+
+def bomb(levels: int, width: int, line: str) -> str:
+    """Every level stands for many of the level before."""
+    lines = [line.format(n, ", ".join([f"*a{n - 1}"] * width)) for n in range(1, levels)]
+    return "\n".join(["a0: &a0 {k: v}", *lines])
+
+
+BOMBS = {
+    "merge keys": bomb(9, 9, "a{0}: &a{0} {{<<: [{1}]}}"),
+    "aliases": bomb(9, 9, "a{0}: &a{0} [{1}]"),
+    "an alias of itself": "a: &a [*a]",
+    "many levels": "a: " + "[" * 30_000,
+    "many levels of lines": "- " * 30_000,
+    "many values": "a: [" + "b," * 100_000 + "]",
+    "a long text": "a: " + "b" * 300_000,
+    "a key that is a list": "? [a]\n: b",
+    "a key that is a dict": "{{a: b}: c}",
+    "two documents": "a: b\n--- c",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_much_out_of_little_is_not_read(name):
+    """469 bytes with merge keys took PyYAML 81 seconds."""
+    card = f"---\n{CLAIM}\n{BOMBS[name]}\n---\n# Card\n"
+    began = time.process_time()
+    assert published_results(card) == []
+    with pytest.raises(ValueError, match="metadata of the card cannot be read: ") as caught:
+        retagged(card, DROP_IN_TAG, wanted=True)
+    assert time.process_time() - began < 4 and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("tags", "tagged"),
+    {
+        "tags: [a, 'b: c']  # d": "tags: [a, 'b: c', custom_generate]  # d",
+        "tags:\n  - a  # d\n  - 1": "tags:\n  - a\n  - '1'\n  - custom_generate",
+        "tags: &t\n- a": "tags: [a, custom_generate]",
+        "tags: a": "tags: [a, custom_generate]",
+        "tags:": "tags: [custom_generate]",
+        "tags: [x]\ntags: [y]": "tags: [x]\ntags: [y, custom_generate]",
+    }.items(),
+)
+def test_only_the_list_of_tags_is_written_anew(tags, tagged):
+    """Comments, order and form of what somebody wrote are lost."""
+    card = "---\nz:   1  # kept\n{}\na: 010\n---\n# Card\n"
+    assert retagged(card.format(tags), DROP_IN_TAG, wanted=True) == card.format(tagged)
+    without = retagged(card.format(tagged), DROP_IN_TAG, wanted=False)
+    assert DROP_IN_TAG not in without and front_matter(without)["a"] == 8
+
+
+@pytest.mark.parametrize("metadata", ["[1]", "text", "tags: {a: b}", "tags: [[a]]", "{a: b}"])
+def test_tags_that_have_no_place_are_an_error(metadata):
+    with pytest.raises(ValueError, match="metadata of the card cannot be read: "):
+        retagged(f"---\n{metadata}\n---\n", DROP_IN_TAG, wanted=True)

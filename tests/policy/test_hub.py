@@ -38,6 +38,8 @@ FILES = {"README.md", "config.json", "model.safetensors"}
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": 32, "lineage": ["org/first"]}
 FIRST = {"seed": 0, **RECORD}
 SECOND = {"seed": 1, **RECORD, "block_length": 16}  # another config too, so that it is fetched anew
+#: Read beside a policy when it is pushed.
+LINKED = ("README.md", "training_args.json")
 #: What a user may meet if a fault is not survived; each says what went wrong. HTTPError: of the client's HTTP library.
 CLEAR = {"OSError", "HTTPError", "RuntimeError", "PolicyLoadError"}
 #: Dots, hyphens and a leading digit are what a module name cannot hold.
@@ -139,6 +141,10 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
     write_evaluation(place / "evaluation", f"learned:{folder}")
     shutil.copytree(folder, place / "noted")
     (place / "noted" / "README.md").write_text("# By hand, for <org/name>\n")
+    (place / "secret").write_text('{"seed": "a secret of mine"}')
+    for name in LINKED:
+        shutil.copytree(folder, place / f"linked {name}")
+        (place / f"linked {name}" / name).symlink_to("../secret")
     jobs = {
         "cli push broken": command("push", folder, "ann/policy"),
         "push": {"do": "push", "repo": "ann/policy", "policy": FIRST},
@@ -173,6 +179,7 @@ def pushing(hub: LoopbackHub, place: Path, first: dict[str, bytes], second: dict
         ),
         "cli push by hand": command("push", place / "noted", "ann/noted"),
         "cli push over hand": command("push", place / "noted", "ann/noted", "--results", place / "evaluation"),
+        **{f"cli push {name}": command("push", place / f"linked {name}", "ann/linked") for name in LINKED},
         "cli push nothing": command("push", place / "nothing", "ann/from-cli"),
         "cli pull": command("pull", "ann/from-cli", copy, "--json"),
         "cli pull branch": command("pull", "ann/from-cli", copy, "--revision", "other"),
@@ -211,7 +218,8 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     hub.add_repository("zoe/large", {"config.json": first["config.json"], "model.safetensors": bytes(MAX_BYTES)})
     hub.add_repository("zoe/policy", first)
     hub.add_repository("eve/pickle", {"config.json": first["config.json"], "pytorch_model.bin": b"pickle"})
-    hub.add_repository("liz/policy", {**first, **dict.fromkeys(DROP_IN_FILES, canary_code(place))})
+    card = b"---\nignore_metadata_errors: true\nself: me\n---\n"  # names of the client's own arguments
+    hub.add_repository("liz/policy", {**first, "README.md": card, **dict.fromkeys(DROP_IN_FILES, canary_code(place))})
     eve, ann = hub.add_user("eve"), next(token for token, user in hub.users.items() if user == "ann")
     cache, small, once = str(place / "cache"), str(place / "small"), str(place / "once")
     (place / "locked").mkdir(mode=0o500)
@@ -243,6 +251,8 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "spoil": {"do": "spoil", "cache_dir": cache},
         "spoiled, offline": {"do": "pull", "repo": "ann/policy", "cache_dir": cache, "local_files_only": True},
         "spoiled": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
+        "plant": {"do": "plant", "cache_dir": cache, "victim": str(place / "victim")},
+        "planted": {"do": "pull", "repo": "ann/policy", "cache_dir": cache},
         "drop-in": {"do": "drop_in", "repo": DROP_IN, "rows": 1, "stream": True, **DRAWN},
         "drop-in is gone": {"do": "drop_in", "repo": DROP_IN, "revision": "plain", **DRAWN},
         "code": {"do": "pull", "repo": "liz/policy"},
@@ -367,6 +377,12 @@ def test_the_cache_serves_offline_and_is_not_trusted_blindly(pulling):
     assert value(pulling["spoiled"])["digest"] == expected
 
 
+def test_links_planted_in_the_cache_are_replaced_and_what_they_name_is_left_alone(place, pulling):
+    """Files of the user, deleted as a damaged download."""
+    assert value(pulling["plant"]) == 2 and value(pulling["planted"])["digest"] == digest(policy_of(**FIRST))
+    assert [path.read_text() for path in (place / "victim").iterdir()] == ["mine", "mine"]
+
+
 @pytest.mark.parametrize("name", ["files", "disk", "locked"])
 def test_a_cache_that_cannot_be_written_is_a_clear_error(pulling, name):
     """A limit on file sizes, a full disk, a folder without permission to write."""
@@ -439,6 +455,14 @@ def test_a_card_written_by_hand_is_pushed_as_it_is_or_not_at_all(hub, pushing):
     refused = pushing["cli push over hand"]["value"]
     assert refused["code"] == 2 and "edited by hand" in refused["err"]
     assert len(hub.repositories["ann/noted"].commits) == 2
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_link_that_leaves_the_folder_is_not_pushed(hub, pushing, name):
+    """``README.md -> ../secret`` was published as the card; settings would have been shown in it."""
+    refused = pushing[f"cli push {name}"]["value"]
+    assert refused["code"] == 2 and f"`{name}`: found a link that leaves the folder" in refused["err"]
+    assert "ann/linked" not in hub.repositories
 
 
 def test_command_pull(hub, pushing, place, first):

@@ -132,6 +132,18 @@ def spoil(cache_dir: str) -> int:
     return len(files)
 
 
+def plant(cache_dir: str, victim: str) -> int:
+    """Let every link of a cache name a file of that name in a folder of the user's. Returns how many there are."""
+    Path(victim).mkdir()
+    links = [path for path in Path(cache_dir).glob("models--*/snapshots/*/*") if path.is_symlink()]
+    for number, path in enumerate(links):
+        other = Path(victim) / f"{number:0{len(Path(os.readlink(path)).name)}}"
+        other.write_text("mine")
+        path.unlink()
+        path.symlink_to(other)
+    return len(links)
+
+
 def generate(repo: str | None = None, policy: Mapping[str, Any] = {}, **options: Any) -> dict[str, Any]:
     """Answers of the embedded model, in the order that a pulled or a made policy chooses."""
     import hf_unmask
@@ -177,7 +189,8 @@ def command(arguments: list[str]) -> dict[str, Any]:
 
 
 JOBS: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (push, push_twice, pull, pull_twice, lock, spoil, generate, drop_in, drop_in_twice, command)
+    f.__name__: f
+    for f in (push, push_twice, pull, pull_twice, lock, spoil, plant, generate, drop_in, drop_in_twice, command)
 }
 
 

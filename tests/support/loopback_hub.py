@@ -394,8 +394,11 @@ def info(hub: LoopbackHub, request: Request) -> Reply:
     repository = hub.find(request)
     oid = hub.resolve(repository, request.values.get("ref", _MAIN))
     files = repository.commits[oid].files
-    siblings = [{"rfilename": path} for path in files]
-    return Reply.of({**_listed(repository), "sha": oid, "siblings": siblings, "config": _config(files)})
+    listed = _listed(repository)
+    found = {**listed, "sha": oid, "siblings": [{"rfilename": path} for path in files], "config": _config(files)}
+    found["cardData"] = front_matter(files["README.md"].content.decode()) if "README.md" in files else None
+    wanted = request.query.get("expand")
+    return Reply.of({key: found[key] for key in ("id", *wanted)} if wanted else found)
 
 
 @route("GET", "/api/models/<repo>/tree/<ref>", "tree")

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
+from hf_unmask.policy.card.metadata import read_metadata
+from hf_unmask.policy.config import PolicyLoadError
 from hf_unmask.policy.hub.download import download_card, fetched_commit
 from hf_unmask.policy.hub.files import CARD
 from hf_unmask.policy.hub.folders import BUILTIN
+from hf_unmask.policy.hub.opening import read_inside
 
 #: Bytes above which a card is not read.
 MAX_CARD_BYTES = 256 * 1024
@@ -38,7 +38,7 @@ def find_card(policy: str, folder: Path) -> str | None:
         folder: where ``find_policy`` found it.
 
     Returns:
-        Its text; None if there is none, or one above `MAX_CARD_BYTES`.
+        Its text; None if there is none, or one above `MAX_CARD_BYTES`, or no file of the folder.
 
     Raises:
         OSError: the Hub client's own, unchanged.
@@ -51,19 +51,19 @@ def find_card(policy: str, folder: Path) -> str | None:
         path: Path | None = folder / CARD
     else:
         path = download_card(policy, revision=commit, max_bytes=MAX_CARD_BYTES)
-    if path is None or not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+    try:
+        content = None if path is None else read_inside(path.parent, path.name, MAX_CARD_BYTES)
+    except PolicyLoadError:
         return None
-    return path.read_text("utf-8", errors="replace")
+    return None if content is None else content.decode("utf-8", errors="replace")
 
 
 def published_results(card: str) -> list[PublishedResult]:
     """The entries of a card's ``model-index``, as far as they have the form that the Hub documents."""
-    found = REGEX_YAML_BLOCK.search(card)
     try:
-        metadata = yaml.safe_load(found[2]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return list(islice(_entries(read_metadata(card)), _MOST))
+    except ValueError:
         return []
-    return list(islice(_entries(metadata), _MOST))
 
 
 def _entries(metadata: Any) -> Iterator[PublishedResult]:
@@ -77,9 +77,8 @@ def _entries(metadata: Any) -> Iterator[PublishedResult]:
 
 
 def _items(parent: Any, key: str) -> list[Any]:
-    """At most as many as are shown: aliases make a long list out of few characters."""
     children = parent.get(key) if isinstance(parent, dict) else None
-    return children[:_MOST] if isinstance(children, list) else []
+    return children if isinstance(children, list) else []
 
 
 def _text(parent: Any, key: str) -> str:
@@ -87,8 +86,12 @@ def _text(parent: Any, key: str) -> str:
 
 
 def _number(value: Any) -> str:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
-    return f"{value:.4g}" if known else _printable(value)
+    """A number as it is shown, "-" for one beyond use; any other text as it is."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return _printable(value)
+    return f"{number:.4g}" if abs(number) < _LARGEST else "-"
 
 
 def _printable(value: Any) -> str:

@@ -5,23 +5,21 @@ Recorded are the policy's config and weights, the settings that its trainer save
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_unmask.policy.card.measured import eval_results, hub_dataset, metric_name, read_measured
 from hf_unmask.policy.card.seal import REPOSITORY, REVISION, is_rendered, seal
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.hub.client import TAG, is_repository
 from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
-from hf_unmask.policy.hub.files import CARD
+from hf_unmask.policy.hub.files import CARD, MAX_BYTES, MAX_JSON, parse_json
+from hf_unmask.policy.hub.opening import read_inside
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.results.markdown import table
 from hf_unmask.results.records import OperatingPoint
@@ -134,10 +132,15 @@ def folder_card(
         results, license, tags: as in `render_card`.
 
     Raises:
-        ValueError: README.md was edited by hand, but results or a licence are given; else as `render_card`.
+        ValueError: README.md was edited by hand, but results or a licence are given; it, or the saved settings, are
+            links that leave the folder, or no regular files; else as `render_card`.
     """
     path = Path(folder) / CARD
-    old = path.read_text("utf-8") if path.is_file() else None
+    found = read_inside(Path(folder), CARD, MAX_BYTES)
+    try:
+        old = None if found is None else found.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 ({error}): save it as UTF-8") from error
     if old is not None and results is None and license is None:
         return old
     if old is not None and not is_rendered(old):
@@ -150,41 +153,14 @@ def folder_card(
     )
 
 
-def retagged(card: str, tag: str, *, wanted: bool) -> str:
-    """The card with, or without, a tag in its metadata. One that has none, or is right already, stays as it is.
-
-    A card that nobody has edited still counts as such.
-
-    Raises:
-        ValueError: the metadata cannot be read.
-    """
-    if not REGEX_YAML_BLOCK.search(card) or not (wanted or tag in card):
-        return card
-    try:
-        parsed = RepoCard(card)  # not ModelCard, which would rewrite a model-index
-    except yaml.YAMLError as error:
-        raise ValueError(f"the metadata of the card cannot be read: {error}") from error
-    tags = parsed.data.get("tags") or []
-    tags = [tags] if isinstance(tags, str) else tags
-    if (tag in tags) == wanted:
-        return card
-    parsed.data["tags"] = [*(one for one in tags if one != tag), *([tag] if wanted else [])]
-    return seal(str(parsed)) if is_rendered(card) else str(parsed)
-
-
 def read_recipe(folder: str | Path) -> dict[str, Any] | None:
     """The settings that a trainer saved in a policy's folder; None if there are none.
 
     Raises:
-        ValueError: the file is no JSON object.
+        ValueError: the file is no JSON object, no regular file, or a link that leaves the folder.
     """
-    path = Path(folder) / SETTINGS
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text("utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}")
-    return found
+    found = read_inside(Path(folder), SETTINGS, MAX_JSON)
+    return None if found is None else parse_json(found, SETTINGS)
 
 
 def _metadata(

@@ -38,7 +38,8 @@ def repository_files(repo_id: str, *, revision: str | None = None, token: str | 
     Raises:
         OSError: the Hub client's own, unchanged.
     """
-    return paths_of(hub_api(token).model_info(repo_id, revision=revision))
+    # not what its card says: a stranger's metadata can break the client that parses them
+    return paths_of(hub_api(token).model_info(repo_id, revision=revision, expand=["siblings"]))
 
 
 def paths_of(found: ModelInfo) -> list[str]:

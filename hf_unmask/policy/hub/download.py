@@ -15,6 +15,7 @@ from huggingface_hub.file_download import DryRunFileInfo
 from hf_unmask.policy.config import PolicyLoadError
 from hf_unmask.policy.hub.client import hub_api
 from hf_unmask.policy.hub.files import CARD, CONFIG, MAX_BYTES, WEIGHTS, check_max_bytes
+from hf_unmask.policy.hub.opening import read_inside, remove_inside
 
 _PUSHES = 3  # while a download runs, after which its result may be the last but one
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -125,30 +126,37 @@ def _fetch(api: HfApi, name: str, revision: str | None, place: dict[str, Any]) -
     """A file's path in the cache, with the content that belongs there."""
     for _ in range(2):
         path = Path(api.hf_hub_download(filename=name, revision=revision, **place))
-        if _intact(path):
+        if _intact(path, name):
             return path
         _discard(path, name)
     raise PolicyLoadError(name, f"content with another hash than its own in {place['repo_id']!r}", "intact content")
 
 
-def _intact(path: Path) -> bool:
+def _intact(path: Path, name: str) -> bool:
     """Whether the content has the hash after which the cache names it; true if it is named after none.
 
     The Hub names large files by their SHA-256, the others by git's hash; caches in front of it also by a plain SHA-1.
     Systems without symbolic links keep no names.
     """
-    name = Path(os.readlink(path)).name if path.is_symlink() else ""
-    if not (_SHA256.fullmatch(name) or _COMMIT.fullmatch(name)):
+    digest = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if not (_SHA256.fullmatch(digest) or _COMMIT.fullmatch(digest)):
         return True
-    content = path.read_bytes()
-    if len(name) == 64:
-        return hashlib.sha256(content).hexdigest() == name
-    return name in {hashlib.sha1(head + content).hexdigest() for head in (b"blob %d\0" % len(content), b"")}
+    try:
+        content = read_inside(path.parent, name)
+    except PolicyLoadError:  # a link that leads out of the cache, or no file
+        return False
+    if content is None or len(digest) == 64:
+        return content is not None and hashlib.sha256(content).hexdigest() == digest
+    return digest in {hashlib.sha1(head + content).hexdigest() for head in (b"blob %d\0" % len(content), b"")}
 
 
 def _discard(path: Path, name: str) -> None:
+    """Remove a link from the cache, and what it names from the repository's blobs; what lies elsewhere is not ours."""
+    repository = path.parents[2]
     try:
-        (path.parent / os.readlink(path)).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        target = Path(os.path.normpath(path.parent / os.readlink(path)))
+        if target.parent == Path(os.path.normpath(repository / "blobs")):
+            remove_inside(repository, Path("blobs", target.name))
+        remove_inside(repository, path.relative_to(repository))
     except OSError as error:
         raise PolicyLoadError(name, f"damaged content that cannot be replaced ({error})", "intact content") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from hf_unmask.policy.config import (
     own_keys,
     shown,
 )
+from hf_unmask.policy.hub.opening import read_inside
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: Largest policy without asking. The main policy has 1.3 MB; only one that reads hidden states is far larger.
 MAX_BYTES = 16 * 2**20
-# Largest JSON text, as a config or as the header of the weights: parsed JSON takes many times its size.
-_MAX_JSON = 2**20
+#: Largest JSON text, as a config or as the header of the weights: parsed JSON takes many times its size.
+MAX_JSON = 2**20
 _HINT = " (the argument `max_bytes` raises this limit)"
 _BOTH = f"a folder with {CONFIG} and {WEIGHTS}"
 
@@ -49,10 +49,10 @@ def read_files(folder: Path, max_bytes: int) -> tuple[UnmaskingPolicyConfig, byt
         ValueError: ``max_bytes`` is no positive integer.
     """
     check_max_bytes(max_bytes)
-    weights = _read(folder, WEIGHTS, max_bytes)
-    unfinished = unfinished_config(weights)  # left by a save that was killed between its renames
-    name = unfinished if (folder / unfinished).is_file() else CONFIG
-    return _parse_config(_read(folder, name, min(max_bytes, _MAX_JSON))), weights
+    weights, limit = _read(folder, WEIGHTS, max_bytes), min(max_bytes, MAX_JSON)
+    # left by a save that was killed between its renames
+    config = read_inside(folder, unfinished_config(weights), limit)
+    return _parse_config(_read(folder, CONFIG, limit) if config is None else config), weights
 
 
 def unfinished_config(weights: bytes) -> str:
@@ -61,38 +61,15 @@ def unfinished_config(weights: bytes) -> str:
 
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
-    """A regular file of at most ``limit`` bytes. Anything else is not even opened: a pipe would never end."""
-    try:
-        path = (folder / name).resolve(strict=True)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise PolicyLoadError(name, f"something else ({stat.filemode(status.st_mode)})", "a regular file")
-        if not any(path.is_relative_to(place) for place in _places(folder)):
-            raise PolicyLoadError(name, "a link that leaves the folder", "a file in the folder")
-        if status.st_size > limit:
-            hint = _HINT if name == WEIGHTS or limit < _MAX_JSON else ""
-            raise PolicyLoadError(name, f"{status.st_size:,} bytes", f"at most {limit:,}{hint}")
-        with path.open("rb") as file:
-            data = file.read(status.st_size + 1)
-    except FileNotFoundError as error:
-        raise PolicyLoadError(name, f"no such file in {str(folder)!r}", _BOTH) from error
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise PolicyLoadError(name, f"an unreadable file ({error})", _BOTH) from error
-    if len(data) != status.st_size:
-        raise PolicyLoadError(name, "a file that changes while it is read", f"{status.st_size:,} bytes")
-    return data
+    content = read_inside(folder, name, limit, _HINT if name == WEIGHTS or limit < MAX_JSON else "")
+    if content is None:
+        raise PolicyLoadError(name, f"no such file in {str(folder)!r}", _BOTH)
+    return content
 
 
-def _places(folder: Path) -> list[Path]:
-    """Where the files may lie: in the folder or, for a snapshot in the Hub's cache, in the two stores it links to."""
-    root = folder.resolve()
-    repository = root.parent.parent
-    if root.parent.name == "snapshots" and repository.name.startswith("models--"):
-        return [root, repository / "blobs", repository.parent / "blobs"]
-    return [root]
+def parse_json(text: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises PolicyLoadError where it holds none."""
 
-
-def _parse_json(text: bytes, name: str) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """Readers differ in which of two equal keys counts."""
         values: dict[str, Any] = {}
@@ -114,7 +91,7 @@ def _parse_json(text: bytes, name: str) -> dict[str, Any]:
 
 
 def _parse_config(text: bytes) -> UnmaskingPolicyConfig:
-    values = _parse_json(text, CONFIG)
+    values = parse_json(text, CONFIG)
     if values.get("model_type") != UnmaskingPolicyConfig.model_type:
         raise PolicyLoadError("model_type", shown(values.get("model_type")), repr(UnmaskingPolicyConfig.model_type))
     check_keys(set(values), own_keys() | TRANSFORMERS_KEYS)
@@ -139,10 +116,10 @@ def parse_weights(data: bytes, expected: dict[str, Tensor]) -> dict[str, Tensor]
 
 def _check_header(data: bytes, expected: dict[str, Tensor]) -> None:
     """Compare the tensors that the file declares: [length of the header, 8 bytes] [header, JSON] [values]."""
-    length, most = int.from_bytes(data[:8], "little"), min(len(data) - 8, _MAX_JSON)
+    length, most = int.from_bytes(data[:8], "little"), min(len(data) - 8, MAX_JSON)
     if len(data) < 8 or length > most:
         raise PolicyLoadError(WEIGHTS, f"{len(data):,} bytes, of these {length:,} of header", "a safetensors file")
-    found = _parse_json(data[8 : 8 + length], WEIGHTS)
+    found = parse_json(data[8 : 8 + length], WEIGHTS)
     found.pop("__metadata__", None)
     for name in sorted(expected.keys() - found.keys()):
         raise PolicyLoadError(name, "no such tensor", f"shape {list(expected[name].shape)}")

@@ -100,9 +100,9 @@ def save_policy(policy: UnmaskingPolicy, folder: str | Path) -> None:
 
 def _replace_files(new: Path, target: Path, backup: Path) -> None:
     """Two renames are not atomic together, so the config is put beside the old one first, tied to the new weights."""
-    old = [name for name in (WEIGHTS, CONFIG) if (target / name).exists()]
+    old = [name for name in (WEIGHTS, CONFIG) if os.path.lexists(target / name)]
     for name in old:
-        shutil.copy2(target / name, backup / name)
+        shutil.copy2(target / name, backup / name, follow_symlinks=False)  # a link's target is not ours to copy
     unfinished = target / unfinished_config((new / WEIGHTS).read_bytes())
     try:
         os.rename(new / CONFIG, unfinished)  # not read as long as the old weights are there

@@ -11,7 +11,8 @@ from huggingface_hub import CommitInfo
 
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy.card.measured import read_measured
-from hf_unmask.policy.card.rendering import read_recipe, render_card, retagged
+from hf_unmask.policy.card.metadata import retagged
+from hf_unmask.policy.card.rendering import read_recipe, render_card
 from hf_unmask.policy.card.seal import REPOSITORY
 from hf_unmask.policy.compatibility import block_differences, model_differences, warn_of
 from hf_unmask.policy.hub.download import commit_of

@@ -17,6 +17,7 @@ from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.hub.client import hub_api, paths_of, repository_files
 from hf_unmask.policy.hub.drop_in import drop_in_deletions, drop_in_files
 from hf_unmask.policy.hub.files import CARD, CONFIG, WEIGHTS
+from hf_unmask.policy.hub.opening import read_inside
 
 
 def upload_policy(
@@ -55,19 +56,19 @@ def upload_policy(
         The commit: a text, its URL, with ``oid`` and ``pr_url`` among its attributes.
 
     Raises:
-        ValueError: the repository is public although ``private`` is asked for, or holds a model that is no policy.
+        ValueError: the repository is public although ``private`` is asked for, or holds a model that is no policy; a
+            file is a link that leaves the folder, or no regular file.
         OSError, RuntimeError: the Hub client's own, unchanged.
     """
+    contents = {name: _read(folder, name) for name in (CONFIG, WEIGHTS, *extra)}
+    card = _read(folder, CARD).decode()
     api = hub_api(token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     present = _check_target(api, repo_id, private)
     if branch is not None:
         api.create_branch(repo_id, branch=branch, exist_ok=True)
         present = repository_files(repo_id, revision=branch, token=token)
-    # Not `upload_folder`: it may spread an upload over several commits.
-    contents = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, *extra)}
     contents |= drop_in_files(repo_id) if with_custom_generate else {}
-    card = (folder / CARD).read_text("utf-8")
     digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
     tag = None if create_pr or REVISION not in card else f"policy-{digest[:12]}"
     contents[CARD] = filled(card, repo_id, tag or branch or "main").encode()
@@ -75,10 +76,19 @@ def upload_policy(
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=one) for name, one in contents.items()
     ]
     operations += drop_in_deletions(kept=contents, present=present)
+    # Not `upload_folder`: it may spread an upload over several commits.
     done = api.create_commit(repo_id, operations, commit_message=commit_message, revision=branch, create_pr=create_pr)
     if tag is not None:
         api.create_tag(repo_id, tag=tag, revision=done.oid, exist_ok=True)
     return done
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """What is pushed lies in the folder: a link that leaves it would publish another file."""
+    content = read_inside(folder, name)
+    if content is None:
+        raise FileNotFoundError(f"no {name} in {str(folder)!r}: nothing was pushed")
+    return content
 
 
 def _check_target(api: HfApi, repo_id: str, private: bool | None) -> list[str]:
@@ -86,7 +96,7 @@ def _check_target(api: HfApi, repo_id: str, private: bool | None) -> list[str]:
 
     Returns the files of the main branch.
     """
-    found = api.model_info(repo_id)
+    found = api.model_info(repo_id, expand=["config", "private", "siblings"])
     if private and not found.private:
         raise ValueError(f"{repo_id!r} exists and is public: nothing was pushed. Make it private on the Hub first")
     kind = (found.config or {}).get("model_type", UnmaskingPolicyConfig.model_type)

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from hf_unmask.policy.hub.opening import open_inside, remove_inside
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -52,10 +54,8 @@ def _remove(folder: Path) -> None:
     """The lock goes last: whoever is killed in between leaves a folder that the next one knows for left behind."""
     with suppress(OSError):
         for child in folder.iterdir():
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child, ignore_errors=True)
-            elif child.name != _LOCK:
-                child.unlink()
+            if child.name != _LOCK:
+                remove_inside(folder.parent, Path(folder.name, child.name))  # a link may have taken the folder's place
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -85,7 +85,7 @@ def _left_behind(folder: Path) -> bool:
     try:
         if fcntl is None or not (folder / _LOCK).is_file():
             return time.time() - folder.stat().st_mtime > _OLD
-        with (folder / _LOCK).open("rb+") as file:
+        with open(open_inside(folder.parent, Path(folder.name, _LOCK), os.O_RDWR), "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # held, or gone meanwhile
         return False
