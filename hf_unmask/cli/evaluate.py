@@ -42,7 +42,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
         list[str] | None, typer.Option(help="Another name of a column, e.g. prompt=question; repeat it.")
     ] = None,
     allow_code_execution: Annotated[
-        bool, typer.Option(help="Let the metric run generated programs here; no sandbox.")
+        bool, typer.Option(help="Let the metric run generated programs here; a sandbox needs bubblewrap.")
     ] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run model code that comes with the repository.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,

@@ -169,6 +169,8 @@ def _carry_out(
             store.merge()
         here.wait()
         record = environment(worker.denoiser.device, here.count)
+        if kinds := {kind for task in plan if (kind := task.scorer.isolation) is not None}:
+            record["isolation"] = ", ".join(sorted(kinds))
         points = aggregate(iter_samples(store.path(SAMPLES)), read_timings(store.path(TIMINGS)), record)
         if here.first:
             write_results(folder / RESULTS, points)

@@ -45,6 +45,12 @@ class Scorer:
             source = self.name
         return hashlib.sha256(f"{source}{sorted(self.options.items())}".encode()).hexdigest()[:16]
 
+    @property
+    def isolation(self) -> str | None:
+        """What keeps the programs in that the metric runs here; None for one that runs none, or does not say."""
+        said = getattr(self.metric, "isolation", None)
+        return None if said is None else str(said(self.options.get("isolation")))
+
     def __call__(self, texts: Sequence[str], problems: Sequence[Problem]) -> tuple[list[float], list[str | None]]:
         """Score of each text, and the answer in it where the metric extracts one.
 

@@ -3,7 +3,7 @@
 Each returns ``{"score": float, "per_sample": [float]}``; ``compute`` of some takes further keywords, see their
 ``inputs_description``. Each module stands alone, so that it can be loaded from a copy or pushed to the Hub; what they
 repeat, they repeat for that. ``code_tests`` runs the predicted programs on this machine: it is off unless asked for,
-and its limits are no sandbox.
+and a sandbox only where bubblewrap is installed.
 
 Floor 1: may import no other room. Start in `load_metric` below; then one folder per metric.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import evaluate
@@ -107,48 +106,6 @@ def test_sudoku(grid, puzzle, right):
 def test_sudoku_refuses(puzzle, says):
     with pytest.raises(ValueError, match=says):
         score("sudoku", "1", "1", **({} if puzzle is None else {"puzzle": puzzle}))
-
-
-PROGRAMS = {
-    "def f(): return 1": 1,
-    "Here it is:\n```python\ndef f(): return 1\n```\nDone.": 1,
-    "def f(): return 2": 0,
-    "def f(:": 0,
-    "import sys; sys.exit(0)": 0,
-    "import os; os._exit(0)": 0,
-    "print('passed', flush=True); raise SystemExit": 0,
-    "import os\nwhile True: os.fork()": 0,
-    "import threading\nthreading.Thread(target=print).start()\ndef f(): return 1": 0,
-    "hold = 'a' * (1 << 31)\ndef f(): return 1": 0,
-    "import os\nassert 'SECRET' not in os.environ and not os.listdir('.')\ndef f(): return 1": 1,
-    "open('big', 'wb').write(bytes(1 << 25))\ndef f(): return 1": 0,
-    "import urllib.request as u\ndef f(): return int('127.0.0.1' in u.getproxies()['https'])": 1,
-}
-
-
-def test_code_tests(monkeypatch):
-    monkeypatch.setenv("SECRET", "1")
-    result = load_metric("code_tests").compute(
-        predictions=list(PROGRAMS),
-        references=["assert f() == 1"] * len(PROGRAMS),
-        allow_code_execution=True,
-        memory=512,
-    )
-    assert result["per_sample"] == list(PROGRAMS.values())
-
-
-def test_code_tests_end_endless_programs():
-    start = time.monotonic()
-    assert score("code_tests", "while True: pass", "", allow_code_execution=True, timeout=1) == 0
-    assert score("code_tests", "import time; time.sleep(60)", "", allow_code_execution=True, timeout=1) == 0
-    assert time.monotonic() - start < 15
-
-
-@pytest.mark.parametrize("options", [{}, {"allow_code_execution": False}, {"allow_code_execution": 1}])
-def test_code_tests_are_opt_in(options, tmp_path):
-    with pytest.raises(ValueError, match="allow_code_execution=True"):
-        score("code_tests", f"open({str(tmp_path / 'ran')!r}, 'w')", "", **options)
-    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}, {"revision": "abc"}])
