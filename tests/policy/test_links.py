@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import raced_reading
+from forked import Forked
 from hostile_repos import CONFIG, WEIGHTS, write_policy
 from raced_reading import SECRET, SETTINGS
 
@@ -41,11 +40,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
     """By what was read or removed: what became of it, with the swap at its first moment, its second, ..."""
-    command = [sys.executable, raced_reading.__file__, str(tmp_path_factory.mktemp("raced"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = defaultdict(list)
-    for line in done.stdout.splitlines():
+    with Forked(raced_reading.swap_all, tmp_path_factory.mktemp("raced")) as process:
+        assert process.wait(60) == 0, process.out[-2000:] + process.err[-2000:]
+        lines = process.out.splitlines()
+    for line in lines:
         one = json.loads(line.partition(": ")[2])
         found[one["name"]].append(one)
     return dict(found)

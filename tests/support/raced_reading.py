@@ -1,6 +1,6 @@
-"""Swaps files at every moment of a reading or a removal: ``python raced_reading.py ROOT`` prints a line for each.
+"""Swaps files at every moment of a reading or a removal, and prints a line for each.
 
-A process of its own, because an audit hook stays for ever and a reading that waits for a pipe can only be killed.
+For a process of its own, because an audit hook stays for ever and a reading that waits for a pipe can only be killed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def removal(swap: Swap, root: Path, moment: int) -> tuple[list[str], bool]:
     return sorted(str(path.relative_to(mine)) for path in mine.rglob("*")), bool(swapped)
 
 
-def main(root: Path) -> None:
+def swap_all(root: Path) -> None:
     swap = Swap()
     tries: dict[str, Callable[[int], tuple[Any, bool]]] = {"removal": lambda n: removal(swap, root, n)}
     for what in (CONFIG, WEIGHTS, "README.md", SETTINGS):
@@ -123,7 +123,3 @@ def main(root: Path) -> None:
             sys.stdout.flush()
             found, swapped = attempt(moment)
             sys.stdout.write(json.dumps({"name": name, "found": found, "swapped": swapped}) + "\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
