@@ -116,8 +116,3 @@ def _pairs(option: str, texts: Iterable[str]) -> Iterable[tuple[str, str]]:
         if not (name and equals and value):
             raise ValueError(f"`{option}` takes NAME=VALUE, got {text!r}")
         yield name, value
-
-
-def metric_by_task(text: str) -> str | dict[str, str]:
-    """A metric's name, or a mapping from ``task=metric,task=metric``."""
-    return dict(_pairs("--metric", text.split(","))) if "=" in text else text

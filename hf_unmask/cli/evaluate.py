@@ -23,7 +23,8 @@ def evaluate(  # noqa: PLR0913 - one argument per option
         str, typer.Option(help="tiny[:TASK[:SPLIT]], a file, a saved folder, or NAME[:CONFIG]:SPLIT of the Hub.")
     ] = _TINY,
     metric: Annotated[
-        str | None, typer.Option(help="Packaged metric or path of one. [default: those of tiny's tasks]")
+        str | None,
+        typer.Option(help="Packaged metric, path of one, or TASK=METRIC,TASK=METRIC. [default: those of tiny's tasks]"),
     ] = None,
     samplers: Annotated[
         list[str] | None, typer.Option(help="Sampler spec; repeat it, or give several separated by spaces.")
@@ -97,14 +98,14 @@ def _evaluate(  # noqa: PLR0913 - passes options on
         raise ValueError(f"the data set {dataset!r} needs --metric and --max-new-tokens")
     from hf_unmask.cli.demo_measuring import HEURISTICS
     from hf_unmask.evaluation.running import evaluate_samplers
-    from hf_unmask.evaluation.scoring import TINY_METRICS
+    from hf_unmask.evaluation.scoring import TINY_METRICS, metric_by_task
     from hf_unmask.tiny import TASKS, answer_length
 
     return evaluate_samplers(
         network,
         tokenizer,
         dataset,
-        metric or TINY_METRICS,
+        metric_by_task(metric) if metric else TINY_METRICS,
         samplers or list(HEURISTICS),
         max_new_tokens=max_new_tokens or {task: answer_length(task) for task in TASKS},
         **options,

@@ -20,15 +20,16 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries
 from hf_unmask.cli.train_help import show_help
-from hf_unmask.evaluation.scoring import TINY_METRICS
+from hf_unmask.cli.train_next import next_steps
+from hf_unmask.evaluation.scoring import TINY_METRICS, metric_by_task
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.trainers.callbacks import StopAtRolloutBoundary
 from hf_unmask.trainers.config import UnmaskingGRPOConfig
-from hf_unmask.trainers.data import metric_by_task, training_data, validation_data
+from hf_unmask.trainers.data import training_data, validation_data
 from hf_unmask.trainers.progress import TrainingProgress
 from hf_unmask.trainers.rewards import EvaluateReward, SpeedReward
 from hf_unmask.trainers.run_folder import changed_settings, checkpoint_to_resume, write_record
-from hf_unmask.trainers.script import TINY, ScriptArguments, parse
+from hf_unmask.trainers.script import ScriptArguments, parse
 from hf_unmask.trainers.trainer import UnmaskingGRPOTrainer
 
 _INTERRUPTED = 130
@@ -148,18 +149,7 @@ def _report(trainer: UnmaskingGRPOTrainer, script: ScriptArguments, args: Unmask
     else:
         best = f"after update {state.global_step}"
     _say(f"saved the policy {best} in {folder}")
-    dial = ";speed=0..1/5" if trainer.policy.config.speed_conditioned else ""
-    where = "" if script.model == TINY else f"--model {script.model} "
-    if not script.on_tiny:
-        tokens = args.max_completion_length
-        where += f"--dataset DATASET --metric {script.metric} --max-new-tokens {tokens} "
-    blocks = args.block_length or "full"
-    _say(
-        "next:\n"
-        f'  hf-unmask evaluate {where}--samplers "learned:{folder}{dial} threshold:threshold=0.5..0.9/3" '
-        f"--block-lengths {blocks}\n"
-        f'  LearnedUnmaskingSampler.from_pretrained("{folder}") in Python'
-    )
+    _say(next_steps(script, args, conditioned=trainer.policy.config.speed_conditioned))
 
 
 def _say(text: str) -> None:

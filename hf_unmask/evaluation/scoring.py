@@ -82,6 +82,16 @@ class Scorer:
         return float(result["score"] if "score" in result else numbers[0])
 
 
+def metric_by_task(text: str) -> str | dict[str, str]:
+    """A metric's name or path, or a mapping from ``task=metric,task=metric``. What exists as a path is one."""
+    if "=" not in text or Path(text).exists():
+        return text
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(map(all, pairs)):
+        raise ValueError(f"`--metric` takes NAME=VALUE,NAME=VALUE or one metric, got {text!r}")
+    return {task: metric for task, _, metric in pairs}
+
+
 def scorers(metric: Any, options: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Scorer]:
     """One scorer per task, from one metric for all or a mapping by task."""
     by_task = metric if isinstance(metric, Mapping) else dict.fromkeys(tasks, metric)

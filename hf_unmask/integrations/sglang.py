@@ -33,6 +33,7 @@ from torch import Tensor
 from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.policy.compatibility import warn_of_blocks
 from hf_unmask.policy.hub.pretrained import DIALS
+from hf_unmask.results.spec_text import quoted
 from hf_unmask.samplers.base import Sampler, require_int
 from hf_unmask.samplers.specs import parse_sampler
 
@@ -62,7 +63,9 @@ def sampler_of(config: Mapping[str, Any]) -> Sampler:
     if spec is not None and dials:
         raise ValueError(f"`{next(iter(dials))}` goes with `policy`; write it into the spec {spec!r}")
     if spec is None:
-        spec = ";".join([f"learned:{config['policy']}", *(f"{key}={value}" for key, value in dials.items())])
+        spec = ";".join(
+            [f"learned:{quoted(str(config['policy']))}", *(f"{key}={value}" for key, value in dials.items())]
+        )
     sampler = parse_sampler(str(spec))
     require_usable(sampler, "the engine")
     return sampler

@@ -100,7 +100,7 @@ def warn_of_blocks(sampler: Any, block_length: int) -> None:
     """Warn if the sampler holds a policy that was trained for another block length; for engines, whose is fixed."""
     policy = getattr(sampler, "policy", None)
     if policy is not None:
-        warn_of(block_differences(policy.config, block_length), sampler.source)
+        warn_of(block_differences(policy.config, block_length), sampler.named)
 
 
 @cache

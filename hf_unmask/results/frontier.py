@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.spec_text import POLICY, pieces
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 Axis: TypeAlias = Literal["nfe", "seconds"]
@@ -106,8 +107,8 @@ def method_of(spec: str) -> str:
     name, bracket, inner = spec.strip().partition("(")
     if bracket and ":" not in name:
         return f"{name}({method_of(inner.removesuffix(')'))})"
-    name, _, _ = spec.strip().partition(";")
-    return name if name.startswith("learned:") else name.partition(":")[0]
+    name = pieces(spec.strip())[0]
+    return name if name.startswith(POLICY) else name.partition(":")[0]
 
 
 def plane(records: Sequence[OperatingPoint], axis: Axis = "nfe") -> list[tuple[float, float]]:

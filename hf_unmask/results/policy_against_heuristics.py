@@ -15,6 +15,7 @@ from hf_unmask.results.comparable import is_learned, label, regime
 from hf_unmask.results.frontier import best_under_budget, method_of, plane
 from hf_unmask.results.markdown import table
 from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.spec_text import pieces
 from hf_unmask.results.statistics import Comparison, paired_comparison
 
 #: Rules that know more than confidences, namely that texts are written from the left: rows of their own.
@@ -177,7 +178,7 @@ def _shown(point: OperatingPoint | None) -> str:
     if point is None:
         return "-"
     low, high = point.accuracy_interval
-    dial = label(point.setting).partition(";")[2] or "default dials"
+    dial = ";".join(pieces(label(point.setting))[1:]) or "default dials"
     return f"**{100 * point.accuracy:.1f}** ({point.nfe_mean:.2f}) [{100 * low:.1f}, {100 * high:.1f}] `{dial}`"
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -101,7 +102,7 @@ def read_results(path: Path) -> list[OperatingPoint]:
         ValueError: there is none, it is not such a file, of another schema version, or empty.
     """
     if not path.is_file():
-        raise ValueError(f"no {path}; `hf-unmask evaluate --out {path.parent}` writes one")
+        raise ValueError(f"no {path}; `hf-unmask evaluate --out {shlex.quote(str(path.parent))}` writes one")
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:

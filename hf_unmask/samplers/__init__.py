@@ -1,7 +1,7 @@
 """Samplers: what decides which positions to open. Heuristics load at once, the learned sampler when it is asked for.
 
-Floor 4: may import `policy`, `generation` and `denoisers`. Start in `base`; then one short file per rule. `specs` turns
-text into samplers and back, and names them all.
+Floor 4: may import `policy`, `generation`, `denoisers` and, for specs, `results`. Start in `base`; then one short file
+per rule. `specs` turns text into samplers and back, and names them all.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from hf_unmask.generation.custom_generate import PREPARED, as_passed, asked_rows
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import StepEvent, UnmaskOutput
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.results.spec_text import quoted
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,11 @@ class Sampler:
 
     def __str__(self) -> str:
         """The spec: the sampler's name and the parameters that differ from their defaults."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = [
-            f"{f.name}={getattr(self, f.name)}"
+            f"{f.name}={quoted(value) if isinstance(value := values[f.name], str) else value}"
             for f in fields(self)
-            if f.default is MISSING or getattr(self, f.name) != f.default
+            if f.default is MISSING or values[f.name] != f.default
         ]
         return self.name + (":" + ";".join(changed) if changed else "")
 

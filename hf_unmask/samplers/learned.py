@@ -10,7 +10,7 @@ import torch
 from hf_unmask.generation.step import Needs, Noise, Quantity, Selection, State, Step
 from hf_unmask.policy.calibration import CalibrationMixin
 from hf_unmask.policy.decision import decide
-from hf_unmask.policy.hub.pretrained import DIALS, PretrainedPolicyMixin
+from hf_unmask.policy.hub.pretrained import DIALS, IN_MEMORY, PretrainedPolicyMixin
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler, require
 
@@ -22,7 +22,8 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
     ``policy_temperature`` divides the policy's logits; ``beta`` scales opening probabilities, min(1, beta * s);
     ``greedy`` opens where that is at least one half instead of drawing; ``speed`` in [0, 1] is the dial of a
     speed-conditioned policy (None: 0.5), an error on any other. The policy is put in evaluation mode and follows the
-    denoiser's device. Equality compares the policy object and the options. ``source`` is where the policy came from.
+    denoiser's device. Equality compares the policy object and the options. ``source`` is where the policy came from, a
+    path or a name, and ``pinned`` what else of its spec finds it again (``revision=COMMIT``).
     """
 
     name: ClassVar[str] = "learned"
@@ -31,7 +32,8 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
     beta: float = 1.0
     greedy: bool = False
     speed: float | None = None
-    source: str = field(default="<in memory>", compare=False, kw_only=True)
+    source: str = field(default=IN_MEMORY, compare=False, kw_only=True)
+    pinned: tuple[str, ...] = field(default=(), compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         require("policy_temperature", self.policy_temperature, above=0.0, at_most=1e6)
@@ -77,4 +79,4 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
     def __str__(self) -> str:
         defaults = {f.name: f.default for f in fields(self)}
         changed = [f"{key}={getattr(self, key)}" for key in DIALS if getattr(self, key) != defaults[key]]
-        return ";".join([f"{self.name}:{self.source}", *changed])
+        return ";".join([f"{self.name}:{self.named}", *changed])

@@ -1,4 +1,8 @@
-"""Samplers as text: ``name:key=value;key=value``, with sweeps ``a..b/n`` that stand for n evenly spaced points."""
+"""Samplers as text: ``name:key=value;key=value``, with sweeps ``a..b/n`` that stand for n evenly spaced points.
+
+A policy's path and a value may stand in quotes, and must if they hold spaces or signs of a spec:
+``learned:"my runs/x";speed=0.5``, see `hf_unmask.results.spec_text`. ``str(sampler)`` puts them there.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from hf_unmask.results.spec_text import pieces, unquoted, without_names, without_quotes
 from hf_unmask.samplers.base import Sampler
 from hf_unmask.samplers.confidence import ConfidenceSampler
 from hf_unmask.samplers.credit import CreditSampler
@@ -45,7 +51,9 @@ _LEARNED = "learned"
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _SWEEP = re.compile(rf"(?<==)({_NUMBER})\.\.({_NUMBER})/(\d+)(?=[;)]|$)")
 _SWEEP_LIKE = re.compile(rf"{_NUMBER}\.\.{_NUMBER}(/.*)?")
-_WRAPPED = re.compile(r"(\w+)\((.*)\)")
+_WRAPPED = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
+#: The beginning of a spec: a sampler's name, perhaps in brackets of others.
+_BEGINNING = re.compile(r"(?:\w+\()*(\w+)(?=[:();]|$)")
 
 
 class SamplerRow(NamedTuple):
@@ -65,7 +73,7 @@ def parse_sampler(spec: str) -> Sampler:
     another sampler. A spec that is not understood raises a ValueError that shows it and what is allowed.
     """
     text = spec.strip()
-    if _SWEEP.search(text):
+    if _SWEEP.search(without_names(text)):
         raise ValueError(f"{spec!r} is a sweep of several samplers; one is asked for here")
     try:
         return _parse(text)
@@ -75,7 +83,7 @@ def parse_sampler(spec: str) -> Sampler:
 
 def parse_samplers(texts: Sequence[str]) -> list[Sampler]:
     """All samplers of the texts, in order: specs separated by spaces, sweeps expanded (several: all combinations)."""
-    specs = [spec for text in ([texts] if isinstance(texts, str) else texts) for spec in text.split()]
+    specs = [spec for text in ([texts] if isinstance(texts, str) else texts) for spec in _separated(text)]
     if not specs:
         raise ValueError(f"no sampler given; {_allowed(_names())}")
     return [parse_sampler(point) for spec in specs for point in _expand(spec)]
@@ -115,9 +123,29 @@ def _allowed(names: Iterable[str], given: str = "") -> str:
     return (f"did you mean {guess[0]!r}? " if guess else "") + f"allowed: {', '.join(names) or 'none'}"
 
 
+def _separated(text: str) -> list[str]:
+    """The specs that stand in a text between spaces; a space inside a policy's path is none of these.
+
+    That of a path in quotes, or one behind which no sampler's name comes.
+    """
+    spans: list[tuple[int, int]] = []
+    for word in re.finditer(r"\S+", without_quotes(text)):
+        begins = _BEGINNING.match(word[0])
+        if spans and not (begins and begins[1] in _names()) and _ends_in_path(text[slice(*spans[-1])]):
+            spans[-1] = (spans[-1][0], word.end())
+        else:
+            spans.append(word.span())
+    return [text[start:end] for start, end in spans]
+
+
+def _ends_in_path(spec: str) -> bool:
+    begins = _BEGINNING.match(spec)
+    return begins is not None and begins[1] == _LEARNED and len(pieces(spec)) == 1
+
+
 def _expand(spec: str) -> list[str]:
     """The specs that a spec with sweeps stands for, the last sweep running fastest."""
-    sweep = _SWEEP.search(spec)
+    sweep = _SWEEP.search(without_names(spec))
     if sweep is None:
         return [spec]
     first, last, count = Fraction(sweep[1]), Fraction(sweep[2]), int(sweep[3])
@@ -138,32 +166,41 @@ def _parse(text: str) -> Sampler:
                 f"{wrapped[1]!r} wraps no other sampler; {_allowed([EosSuppressSampler.name], wrapped[1])}"
             )
         return EosSuppressSampler(_parse(wrapped[2]))
-    name, _, rest = text.partition(":")
-    parts = rest.split(";") if rest else []
+    head, *parts = pieces(text)
+    name, colon, first = head.partition(":")
+    if parts and not colon:
+        name = text
     if name == _LEARNED:
-        return _learned(parts)
+        return _learned(first, parts)
     if name not in _BY_NAME:
         raise ValueError(f"unknown sampler {name!r}; {_allowed(_names(), name)}")
     cls = _BY_NAME[name]
     known = {f.name: f for f in fields(cls)}
     types = get_type_hints(cls)
-    options = _options(parts)
+    options = _options([first, *parts] if first or parts else [])
     for key in options:
         if key not in known:
             raise ValueError(f"unknown parameter {key!r} of {name}; {_allowed(known, key)}")
     return cls(**{key: _value(known[key], types[key], value) for key, value in options.items()})
 
 
-def _learned(parts: list[str]) -> Sampler:
-    if not parts or not parts[0] or "=" in parts[0]:
-        raise ValueError("name the policy first: learned:PATH, learned:ORG/REPO or learned:builtin:NAME")
+def _learned(source: str, parts: list[str]) -> Sampler:
+    from hf_unmask.policy.hub.pretrained import SPEC_OPTIONS
     from hf_unmask.samplers import LearnedUnmaskingSampler
 
-    sampler: Sampler = LearnedUnmaskingSampler.from_spec(parts[0], _options(parts[1:]))
+    name = unquoted(source)
+    key, equals, _ = source.partition("=")
+    if not name or (equals and key in SPEC_OPTIONS):
+        raise ValueError("name the policy first: learned:PATH, learned:ORG/REPO or learned:builtin:NAME")
+    if name == source and len(words := name.split()) > 1 and not Path(name).expanduser().is_dir():
+        raise ValueError(f"no folder {name!r}, and no sampler {words[1]!r}; {_allowed(_names(), words[1])}")
+    options = {key: unquoted(value) for key, value in _options(parts).items()}
+    sampler: Sampler = LearnedUnmaskingSampler.from_spec(name, options)
     return sampler
 
 
 def _options(parts: list[str]) -> dict[str, str]:
+    """Keys and values, these as they stand, perhaps in quotes."""
     options: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
@@ -187,7 +224,7 @@ def _value(parameter: Field[Any], declared: Any, text: str) -> Any:
         return text.lower() == "true"
     if kind in (int, float, str):
         try:
-            return kind(text)
+            return kind(unquoted(text))
         except ValueError:
             pass
     default = "" if parameter.default is MISSING else f" (default {parameter.default})"

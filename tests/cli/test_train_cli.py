@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from typer.testing import CliRunner
 
 from hf_unmask.cli.main import app
+from hf_unmask.evaluation.scoring import metric_by_task
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
-from hf_unmask.trainers.data import fresh_problems, metric_by_task
+from hf_unmask.trainers.data import fresh_problems
 from hf_unmask.trainers.progress import log_line
 from hf_unmask.trainers.script import parse
 
@@ -55,6 +57,16 @@ def call(*arguments: str, code: int = 0) -> Any:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == code, (result.output, result.exception)
     return result
+
+
+def follow(said: str, *more: str) -> list[dict[str, Any]]:
+    """Do what a run proposes, as it is printed: the records of the evaluation, once Python has loaded the policy."""
+    lines = said.partition("\nnext")[2].splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["hf-unmask", "python:"]
+    exec(lines[1].partition(":")[2].strip(), {})
+    command = shlex.split(lines[0])
+    records: list[dict[str, Any]] = json.loads(call(*command[1:], *more, "--json").stdout)["records"]
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +165,13 @@ def test_yaml_own_data_tensorboard_and_a_conditioned_block_policy(tmp_path: Path
     """Settings from YAML, overridden by arguments; prompts, metric and columns of one's own; no validation."""
     pytest.importorskip("tensorboard")
     rows = [{"question": f"{a}+{b}=", "result": str(a + b), "task": "sums"} for a in range(3) for b in range(3)]
-    data, config = tmp_path / "rows.jsonl", tmp_path / "run.yaml"
+    data, config = tmp_path / "my rows=1;.jsonl", tmp_path / "run.yaml"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config.write_text(
-        f"dataset: {data}\ncolumns: [prompt=question, answer=result]\nmetric: sums=answer_match\n"
+        f"dataset: '{data}'\ncolumns: [prompt=question, answer=result]\nmetric: sums=answer_match\n"
         "alpha_range: [0.3, 10]\nobservation: block\nlearning_rate: 1e-3\nmax_steps: 8\nlog_completions: true\n"
     )
-    output = tmp_path / "run"
+    output = tmp_path / "it's lr=1e-3; seed@5 0..1"
     given = options(
         output, dataset=None, max_steps=2, block_length=4, max_completion_length=8, report_to="tensorboard",
         template="question", eval_limit=None, warm_start_prompts=0,
@@ -172,6 +184,14 @@ def test_yaml_own_data_tensorboard_and_a_conditioned_block_policy(tmp_path: Path
     assert list((output / "runs").rglob("events.out.tfevents*"))
     (completions,) = (output / "completions").glob("*2.parquet")
     assert completions.stat().st_size > 0
+    assert "training prompts" in said
+    found = follow(said)
+    assert [one["setting"]["sampler"].rpartition(";")[2] for one in found[:5]] == [
+        f"speed={speed}" for speed in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    assert {(one["prompts"], one["setting"]["max_new_tokens"], one["setting"]["block_length"]) for one in found} == {
+        (9, 8, 4)
+    }
 
 
 def test_going_on_from_a_policy_takes_its_block_length(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -180,8 +200,10 @@ def test_going_on_from_a_policy_takes_its_block_length(finished: tuple[Path, str
     sampler = LearnedUnmaskingSampler.from_pretrained(folder)
     sampler.policy.config.trained_for["block_length"] = None
     sampler.save_pretrained(start)
-    output = tmp_path / "tuned"
-    call(*options(output, policy=start, hidden_size=None, initial_bias=None, warm_start_prompts=0, max_steps=2))
+    output = tmp_path / 'a "tuned" $HOME;x=2'
+    given = options(output, policy=start, hidden_size=None, initial_bias=None, warm_start_prompts=0, max_steps=2)
+    found = follow(call(*given).stderr, "--limit", "1")
+    assert [(one["setting"]["task"], one["setting"]["block_length"]) for one in found] == [("mini_sudoku", None)] * 4
     record = LearnedUnmaskingSampler.from_pretrained(output).policy.config.trained_for
     assert record["block_length"] is None and record["lineage"] == ["start"]
 
@@ -304,7 +326,9 @@ def test_fresh_problems_are_none_of_the_held_out_ones() -> None:
     assert len({row["prompt"] for row in rows} - known) == 40
 
 
-def test_metrics_by_task() -> None:
+def test_metrics_by_task(tmp_path: Path) -> None:
+    (tmp_path / "v=1,x").mkdir()
+    assert metric_by_task(str(tmp_path / "v=1,x")) == str(tmp_path / "v=1,x")
     assert metric_by_task("sudoku") == "sudoku"
     assert metric_by_task("a=sudoku,b=answer_match") == {"a": "sudoku", "b": "answer_match"}
 

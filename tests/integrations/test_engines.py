@@ -217,6 +217,7 @@ def test_the_entry_point_registers_the_algorithm(sglang):
         ({"sampler": "threshold", "speed": 0.5}, "`speed` goes with `policy`; write it into the spec 'threshold'"),
         ({"sampler": "credit"}, "remembers earlier steps, for which the engine has no place"),
         ({"policy": "builtin:tiny-full"}, "which the engine does not hand out"),
+        ({"policy": "./no where;x", "speed": 0.5}, "no folder './no where;x'"),
         ({"sampler": "threshold", "seed": -1}, "`seed` must be >= 0, got -1"),
     ],
 )

@@ -23,6 +23,7 @@ from hf_unmask.policy.card.rendering import folder_card, render_card
 from hf_unmask.policy.card.seal import is_rendered, seal
 from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
 from hf_unmask.results.records import read_results, write_results
+from hf_unmask.results.spec_text import quoted
 
 RECORD = {"base_model": "org/denoiser", "mask_token_id": 7, "block_length": None, "max_new_tokens": 16}
 
@@ -105,16 +106,18 @@ def test_what_is_missing_is_said(policy, evaluation, tmp_path):
     assert "versions and hardware that were not recorded" in text
 
 
-def test_no_path_of_the_machine_is_published(policy, evaluation, tmp_path):
+@pytest.mark.parametrize("run", ["/home/me/run", "/home/me/run 2;x", '/home/me/my "run" (2)', "/home/me/a=0..1/2"])
+def test_no_path_of_the_machine_is_published(policy, evaluation, tmp_path, run):
     """The name of a user, or of a secret project, in a public card."""
     folder = rewritten(
         *(evaluation, tmp_path / "paths"),
         **{"model": "/home/me/denoiser", "dataset": "/home/me/data.jsonl", "metric": "/home/me/exact.py"},
     )
     points = read_results(folder / "results.json")
-    local = [replace(p.setting, sampler=p.setting.sampler.replace(":policy", ":/home/me/run")) for p in points]
+    local = [replace(p.setting, sampler=p.setting.sampler.replace(":policy", f":{quoted(run)}")) for p in points]
     write_results(folder / "results.json", [replace(p, setting=s) for p, s in zip(points, local, strict=True)])
-    text = render_card(policy, results=folder, recipe={"output_dir": "/home/me/run", "seed": 1})
+    text = render_card(policy, results=folder, name=run, recipe={"output_dir": run, "seed": 1})
+    assert "`learned:<org/name>;speed=0.5` | sums" in text
     assert "/home/me" not in text and "| denoiser |" in text and front_matter(text)["metrics"] == ["exact"]
 
 

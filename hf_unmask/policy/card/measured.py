@@ -19,10 +19,10 @@ from hf_unmask.results.comparable import is_learned, label, regime
 from hf_unmask.results.folder import Contents, read_contents
 from hf_unmask.results.markdown import table
 from hf_unmask.results.records import OperatingPoint, Setting
+from hf_unmask.results.spec_text import POLICY, policy_of, quoted
 from hf_unmask.results.summary_tables import tables
 from hf_unmask.results.transfer_matrix import transfer_matrix
 
-_NAME = re.compile(r"learned:([^;()]*)")
 _BENCHMARK = re.compile(r"(?P<dataset>[\w.-]+/[\w.-]+):(?P<task>[\w.-]+)")
 _HUB_DATASET = re.compile(r"([\w.-]+/[\w.-]+)(:[^:]+){1,2}")
 _HEADS = ("sampler", "task", "model", "filled in", "tokens", "accuracy", "NFE (p50, p95)", "tokens / NFE", "answers")
@@ -111,7 +111,7 @@ class Measured:
             raise ValueError(f"nothing was measured on {named['dataset']!r}, only on {have}: evaluate on it first")
         best = min(points, key=lambda point: (-point.accuracy, point.nfe_mean))
         spread = f", the best of {len(points)} operating points measured on it" if len(points) > 1 else ""
-        dial = label(best.setting).replace(f"learned:{self.name}", "policy")
+        dial = label(best.setting).replace(POLICY + quoted(self.name), "policy")
         notes = (
             f"{self._published(dial)} on {_short(best.setting.model)}, {regime(best.setting)}, "
             f"{best.setting.max_new_tokens} tokens, {best.nfe_mean:.1f} forward passes per answer, "
@@ -133,11 +133,11 @@ class Measured:
 
     def _published(self, text: str) -> str:
         """Without folders of somebody's machine."""
-        text = text.replace(f"learned:{self.name}", f"learned:{self.public}")
+        text = text.replace(POLICY + quoted(self.name), POLICY + self.public)
         for setting in dict.fromkeys(point.setting for point in self._points):
             for name in (setting.model, setting.dataset, setting.template, setting.metric, *_policies([setting])):
                 if Path(name).is_absolute():
-                    text = text.replace(name, _short(name))
+                    text = text.replace(quoted(name), quoted(_short(name))).replace(name, _short(name))
         return text
 
 
@@ -210,7 +210,7 @@ def hub_dataset(name: str | None) -> str | None:
 
 
 def _policies(settings: Iterable[Setting]) -> list[str]:
-    return list(dict.fromkeys(name for setting in settings for name in _NAME.findall(setting.sampler)))
+    return list(dict.fromkeys(name for one in settings if (name := policy_of(one.sampler)) is not None))
 
 
 def _named(points: Sequence[OperatingPoint], name: str) -> list[OperatingPoint]:

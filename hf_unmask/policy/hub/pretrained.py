@@ -21,11 +21,15 @@ from hf_unmask.policy.hub.files import CARD, MAX_BYTES
 from hf_unmask.policy.hub.folders import find_policy, load_policy, save_policy
 from hf_unmask.policy.hub.upload import upload_policy
 from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.results.spec_text import quoted
 
 #: Options of the sampler that a spec may set, and their types.
 DIALS: dict[str, Any] = {"policy_temperature": float, "beta": float, "speed": float, "greedy": bool}
 # No token: specs are written into results.
 _HUB_OPTIONS: dict[str, Any] = {"revision": str, "cache_dir": str, "local_files_only": bool, "max_bytes": int}
+SPEC_OPTIONS = DIALS | _HUB_OPTIONS
+#: The source of a policy that came from nowhere.
+IN_MEMORY = "<in memory>"
 _TRUTH = {"true": True, "false": False}
 
 
@@ -35,6 +39,12 @@ class PretrainedPolicyMixin:
     name: ClassVar[str]
     policy: UnmaskingPolicy
     source: str
+    pinned: tuple[str, ...]
+
+    @property
+    def named(self) -> str:
+        """The policy as specs name it, without dials: ``org/name;revision=COMMIT``."""
+        return ";".join([self.source if self.source == IN_MEMORY else quoted(self.source), *self.pinned])
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the dials and the usual options of the Hub)
@@ -61,24 +71,20 @@ class PretrainedPolicyMixin:
         folder = find_policy(path_or_repo, max_bytes=max_bytes, **hub)
         policy = load_policy(folder, max_bytes=max_bytes)
         commit = commit_of(folder) if folder != Path(path_or_repo).expanduser() else None
-        source = "".join(
-            [
-                str(path_or_repo),
-                f";revision={commit or revision}" if commit or revision else "",
-                f";max_bytes={max_bytes}" if max_bytes != MAX_BYTES else "",
-            ]
-        )
+        pinned = [f"revision={quoted(commit or revision)}"] if commit or revision else []
+        pinned += [f"max_bytes={max_bytes}"] if max_bytes != MAX_BYTES else []
         make: Any = cls  # the sampler's own constructor
-        return make(policy, policy_temperature, beta, greedy, speed, source=source)  # type: ignore[no-any-return]
+        options = {"source": str(path_or_repo), "pinned": tuple(pinned)}
+        return make(policy, policy_temperature, beta, greedy, speed, **options)  # type: ignore[no-any-return]
 
     @classmethod
     def from_spec(cls, name: str, options: Mapping[str, str]) -> Self:
         """The sampler of ``learned:NAME;key=value``, with the options still text."""
-        known = DIALS | _HUB_OPTIONS
         for key in options:
-            if key not in known:
-                raise ValueError(f"unknown parameter {key!r} of {cls.name}; allowed: {', '.join(sorted(known))}")
-        return cls.from_pretrained(name, **{key: _typed(key, text, known[key]) for key, text in options.items()})
+            if key not in SPEC_OPTIONS:
+                allowed = ", ".join(sorted(SPEC_OPTIONS))
+                raise ValueError(f"unknown parameter {key!r} of {cls.name}; allowed: {allowed}")
+        return cls.from_pretrained(name, **{key: _typed(key, text, SPEC_OPTIONS[key]) for key, text in options.items()})
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy's config.json and model.safetensors. The dials are not saved: they are chosen at use."""
@@ -117,7 +123,7 @@ class PretrainedPolicyMixin:
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work) / "policy"
             save_policy(self.policy, folder)
-            origin = self.source.partition(";")[0]
+            origin = self.source
             if card is None:
                 recipe, tags = read_recipe(origin), drop_in_tags(with_custom_generate)
                 card = render_card(self.policy, results=results, recipe=recipe, license=license, name=origin, tags=tags)
@@ -140,7 +146,7 @@ class PretrainedPolicyMixin:
         """Warn, once per process, if the policy was trained for another model, mask token or block length."""
         config = self.policy.config
         found = model_differences(config, denoiser) + block_differences(config, block_length, canvas)
-        warn_of(found, self.source)
+        warn_of(found, self.named)
 
 
 def _write_benchmark(folder: Path, benchmark: str, results: str | Path | None, name: str) -> str:
