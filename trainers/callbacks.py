@@ -1,4 +1,4 @@
-"""What happens around training: Ctrl-C that loses nothing, a config that stays the policy's own."""
+"""What happens around training: Ctrl-C that loses nothing, a best checkpoint that is there, a config of one's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,8 @@ from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unmask.policy.config import UnmaskingPolicyConfig
+
+from .checkpoints import damage
 
 _logger = logging.getLogger(__name__)
 _ECHO = 1.0  # seconds
@@ -65,6 +68,23 @@ class StopAtRolloutBoundary(TrainerCallback):
             return
         self.asked, self._pressed_at = True, now
         _logger.warning("interrupted: saving at the end of this batch of rollouts (again Ctrl-C: stop at once)")
+
+
+class BestIsWhole(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on, also in a folder that was moved; forgets a damaged one."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del control
+        if not args.load_best_model_at_end or state.best_global_step is None:
+            return
+        here = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
+        wrong = {path: damage(Path(path)) for path in (str(here), state.best_model_checkpoint) if path}
+        whole = [path for path in wrong if wrong[path] is None]
+        if not whole:
+            told = f"{here.name}, the best so far, is damaged: {wrong[str(here)]}; the best is looked for from here on"
+            _logger.warning(told)
+            state.best_metric = state.best_global_step = None
+        state.best_model_checkpoint = whole[0] if whole else None
 
 
 class OwnConfig(TrainerCallback):

@@ -172,6 +172,10 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
             value = getattr(self, name)
             if not (name in _OPTIONAL if value is None else value >= least):
                 raise ValueError(f"`{name}` must be at least {least}, got {value!r}")
+        if self.max_steps == 0:
+            raise ValueError(f"`max_steps` must be at least 1, or -1 for `num_train_epochs`, got {self.max_steps!r}")
+        if self.max_steps < 0 and not self.num_train_epochs > 0:
+            raise ValueError(f"`num_train_epochs` must be above 0, got {self.num_train_epochs!r}")
         if self.alpha_range is not None and not (
             len(self.alpha_range) == 2 and 0 < self.alpha_range[0] < self.alpha_range[1]
         ):

@@ -45,9 +45,11 @@ def fresh_problems(shares: Mapping[str, float], count: int, seed: int) -> list[R
     Each says how many tokens its answer has (``max_new_tokens``), so that tasks can share a batch.
     """
     total = sum(shares.values())
-    rows = []
+    rows: list[Row] = []
+    so_far = 0.0
     for task, share in shares.items():
-        wanted = round(count * share / total)
+        so_far += share
+        wanted = round(count * so_far / total) - len(rows)  # so that they add up
         found = distinct(task, "train", wanted, seed=seed) if wanted else []
         rows += [{"prompt": one.prompt, "answer": one.answer, "task": task, **one.metadata} for one in found]
     return [{**row, "max_new_tokens": answer_length(row["task"])} for row in rows]

@@ -107,6 +107,28 @@ def may_be_moved(model: nn.Module) -> bool:
     return getattr(model, "hf_device_map", None) is None and getattr(model, "hf_quantizer", None) is None
 
 
+def check_prompts(train: Any, validation: Any, args: UnmaskingGRPOConfig) -> None:
+    """Whether there are prompts enough to train on and to evaluate on; data sets without a length are not looked at.
+
+    Raises:
+        ValueError: fewer training prompts than one batch of rollouts takes, or a validation set without any.
+    """
+    needed = int(args.generation_batch_size // args.group_size)
+    if hasattr(train, "__len__") and len(train) < needed:
+        rows, slices = len(train) * args.group_size, args.world_size * args.steps_per_generation
+        fitting = [batch for batch in range(1, rows // slices + 1) if not batch * slices % args.group_size]
+        lower = f", or lower `per_device_train_batch_size` to {fitting[-1]}" if fitting else ""
+        raise ValueError(
+            f"the training data has {len(train)} prompts, but a batch of rollouts takes {needed} different ones "
+            f"(`per_device_train_batch_size={args.per_device_train_batch_size}`, {args.generation_batch_size} rollouts "
+            f"in groups of {args.group_size}): pass more prompts{lower}"
+        )
+    parts = validation if isinstance(validation, dict) else {"eval_dataset": validation}
+    for name, part in parts.items():
+        if hasattr(part, "__len__") and not len(part):
+            raise ValueError(f"the validation data `{name}` has {len(part)} prompts: pass some, or none of it")
+
+
 class PromptSampler(RepeatSampler):  # type: ignore[misc]
     """TRL's order of prompts, with each epoch's permutation a function of seed and epoch.
 

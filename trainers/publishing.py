@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
 
 from hf_unmask.policy.card.rendering import SETTINGS, folder_card
 from hf_unmask.policy.hub.drop_in import drop_in_tags
-from hf_unmask.policy.hub.folders import save_policy
+from hf_unmask.policy.hub.folders import save_policy, saving
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
+from .checkpoints import write_json
 from .config import UnmaskingGRPOConfig
 
 
 def save(policy: UnmaskingPolicy, args: UnmaskingGRPOConfig, folder: Path) -> None:
     """The policy's two files and the settings as text: no tokenizer, no pickle, no token."""
-    save_policy(policy, folder)
     settings = {name: value for name, value in args.to_dict().items() if not name.endswith("_token")}
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+    with saving(folder):
+        save_policy(policy, folder)
+        write_json(folder / SETTINGS, settings)
 
 
 def push(  # noqa: PLR0913  (the usual options of the Hub)

@@ -13,10 +13,12 @@ from torch.nn.functional import pad
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
-from hf_unmask.generation.step import Needs, Noise, Quantity, Selection, State, Step
-from hf_unmask.policy.decision import distribution, from_logits, open_one_if_none
+from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.policy.decision import distribution, from_logits, needs_of, open_one_if_none
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
+
+from .views import View, active_block, in_block, union
 
 #: What a policy read and did at one step. Shapes as rows of a step: [R, ...], as a trajectory: [B, T, ...].
 Trajectory = dict[str, Tensor]
@@ -42,57 +44,67 @@ class RecordingSampler(Sampler):
     expert: Sampler | None = None
     same_blocks: bool = False
     fallback: bool = False
+    block_length: int | None = None  # of the rollouts, None: full diffusion
     records: list[Trajectory] = field(default_factory=list, compare=False)
 
     @property
     def needs(self) -> Needs:
-        config = self.policy.config
-        mine: set[Quantity] = {"top_probs", "hidden"} if config.hidden_input_size else {"top_probs"}
-        also = self.expert.needs if self.expert else Needs()
-        return Needs(
-            frozenset(mine | also.quantities),
-            config.observation,
-            max(config.top_k, also.top_k if "top_probs" in also.quantities else 1),
-            config.reads_revealed or not also.only_masked,
-        )
+        mine = needs_of(self.policy.config)
+        return mine if self.expert is None else union(mine, self.expert.needs)
 
     @property
     def stochastic(self) -> bool:
         return True
 
     def init(self, rows: int, length: int, device: torch.device) -> State:
-        inner = None if self.expert is None else self.expert.init(rows, length, device)
-        return torch.arange(rows, device=device), inner
+        block = torch.zeros(2, rows, dtype=torch.long, device=device)
+        inner = None
+        if self.expert is not None:
+            alone = in_block(self.expert.needs, self.needs)
+            inner = self.expert.init(rows, min(self.block_length or length, length) if alone else length, device)
+        return torch.arange(rows, device=device), (block[0], block[1]), inner
+
+    def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
+        if self.expert is not None:
+            self.expert.check(denoiser, block_length, canvas)
 
     @torch.no_grad()
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
-        number, inner = state
+        number, before, inner = state
+        block = active_block(step, before)
+        view = View.of(step, noise, needs_of(self.policy.config), self.needs, block)
+        judged = view.step.eligible if self.expert is None or self.same_blocks else view.step.masked
         seen = {
-            "confidences": step.top_probs[..., : self.policy.config.top_k],
-            "masked": step.masked,
-            "eligible": step.eligible if self.expert is None or self.same_blocks else step.masked,
+            "confidences": view.step.top_probs,
+            "masked": view.step.masked,
+            "eligible": judged,
             "time": step.time,
-            "valid": step.valid,
+            "valid": view.step.valid,
         }
         if self.policy.config.hidden_input_size:
-            seen["hidden"] = step.hidden
+            seen["hidden"] = view.step.hidden
         if self.speed is not None:
             seen["speed"] = self.speed.to(number.device)[number]
         found = distribution(self.policy, **seen)  # type: ignore[arg-type]  # tensors by name
         tokens = None
         if self.expert is None:
-            action = found.sample(noise)
+            action = found.sample(view.noise)
             opened = action > 0
             if self.fallback:
                 opened = open_one_if_none(opened, step.eligible, found.logits)
         else:
-            chosen = self.expert.select(step, inner, noise)
-            inner, tokens, opened = chosen.state, chosen.tokens, chosen.open
-            action = _ranked(opened, step.top_probs[..., 0])
+            theirs = View.of(step, noise, self.expert.needs, self.needs, block)
+            chosen = self.expert.select(theirs.step, inner, theirs.noise)
+            inner, opened = (
+                chosen.state,
+                theirs.put(chosen.open.long(), chosen.open, torch.zeros_like(step.proposal)) > 0,
+            )
+            tokens = chosen.tokens if chosen.tokens is None else theirs.put(chosen.tokens, chosen.open, step.proposal)
+            action = _ranked(view.cut(opened) & view.inside, view.step.top_probs[..., 0])
         self.records.append(
             {"row": number, "step": step.steps, "action": action, "logps": found.log_prob(action), **seen}
         )
-        return Selection(opened, (number, inner), tokens=tokens)
+        return Selection(opened, (number, block, inner), tokens=tokens)
 
 
 def _ranked(opened: Tensor, confidence: Tensor) -> Tensor:
@@ -111,6 +123,18 @@ class Rollouts:
     positions: Tensor  # [B] long, positions to fill
     unresolved: Tensor  # [B] long, masks that are left
     trajectory: Trajectory = field(default_factory=dict)  # [B, T, ...]; "mask" [B, T] bool tells the steps there were
+
+    def statistics(self, rows: Tensor) -> dict[str, float]:
+        """Means over ``rows`` [B] bool, for logs; none where there are no such rows."""
+        if not rows.any():  # a process may hold nothing but an expert's rows
+            return {}
+        forwards, unresolved = self.steps[rows].float(), self.unresolved[rows].float()
+        opened = self.positions[rows] - unresolved
+        return {
+            "nfe": forwards.mean().item(),
+            "tokens_per_forward": (opened / forwards.clamp(min=1)).mean().item(),
+            "unresolved_masks": unresolved.mean().item(),
+        }
 
     @classmethod
     def join(cls, parts: Sequence[Rollouts], order: Tensor | None = None) -> Rollouts:
@@ -155,7 +179,7 @@ def roll_out(
     prompts with answers of any length; a row that is done makes room for the next.
     """
     if isinstance(sampler, RecordingSampler):
-        sampler = replace(sampler, records=[])
+        sampler = replace(sampler, records=[], block_length=block_length or denoiser.block_length)
     width, most = max(map(len, prompts)), max(positions)
     pad_id, mask_id, device = denoiser.pad_token_id, denoiser.mask_token_id, denoiser.device
     ids = [

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from hf_unmask import __version__
 from hf_unmask.policy.card.rendering import read_recipe
 from hf_unmask.policy.hub.files import MAX_JSON, WEIGHTS, parse_json
 from hf_unmask.policy.hub.opening import read_inside
 
+from .checkpoints import check_resumable, newest_whole, processes_of, write_json
 from .config import UnmaskingGRPOConfig
 from .script import ScriptArguments
 
@@ -29,42 +28,43 @@ _HARMLESS = {
 }
 
 
-def checkpoint_to_resume(script: ScriptArguments, args: UnmaskingGRPOConfig) -> str | None:
-    """The checkpoint that training goes on from; None for a new run.
+def checkpoint_to_resume(script: ScriptArguments, args: UnmaskingGRPOConfig) -> tuple[str | None, list[str]]:
+    """The checkpoint that training goes on from (None: a new run), and what is wrong with newer ones.
 
     Raises:
         ValueError: a new run in a folder that holds one, nothing to resume, or the folder of another run.
     """
     folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder} is a file")
     if args.resume_from_checkpoint:
-        if not Path(args.resume_from_checkpoint).is_dir():
-            raise ValueError(f"no checkpoint {args.resume_from_checkpoint}")
-        return str(args.resume_from_checkpoint)
-    newest = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        check_resumable(Path(args.resume_from_checkpoint))
+        return str(args.resume_from_checkpoint), []
+    newest, damaged = newest_whole(folder)
     if script.resume:
         if newest is None:
-            raise ValueError(f"no checkpoint in {folder}: start without --resume")
+            raise ValueError("; ".join([*damaged, f"no checkpoint in {folder}: start without --resume"]))
+        check_resumable(newest)
         _check_same(folder, script)
-        return str(newest)
+        return str(newest), damaged
     if newest is not None:
-        raise ValueError(f"{folder} holds a run ({Path(newest).name}): go on with --resume, or take another --output")
+        raise ValueError(f"{folder} holds a run ({newest.name}): go on with --resume, or take another --output")
     if (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} holds a policy, which this run would overwrite: take another --output")
-    return None
+    return None, damaged
 
 
 def write_record(script: ScriptArguments, folder: str | Path) -> None:
     """Say what the run is about."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / RECORD).write_text(json.dumps({"version": __version__, **_about(script)}, indent=2), "utf-8")
+    write_json(Path(folder) / RECORD, {"version": __version__, **_about(script)})
 
 
 def changed_settings(checkpoint: str | Path, args: UnmaskingGRPOConfig) -> list[str]:
     """Settings that are not those of the checkpoint, as ``name old -> new``."""
-    before = read_recipe(checkpoint) or {}
+    checkpoint = Path(checkpoint)
+    before = read_recipe(checkpoint)
+    if before is None:
+        return []
     now = json.loads(json.dumps(args.to_dict(), default=str))
+    before, now = {**before, "processes": processes_of(checkpoint)}, {**now, "processes": args.world_size}
     return [
         f"{name} {before[name]} -> {now[name]}"
         for name in sorted(before.keys() & now.keys() - _HARMLESS)

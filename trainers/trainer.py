@@ -10,24 +10,25 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, Trainer
 from transformers.trainer_callback import TrainerCallback, TrainerControl
 from trl import GRPOTrainer
 
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
-from .callbacks import OwnConfig, StopAtRolloutBoundary
+from .callbacks import BestIsWhole, OwnConfig, StopAtRolloutBoundary
+from .checkpoints import in_hiding, only_run, to_resume
 from .config import UnmaskingGRPOConfig
 from .environment import Environment, row_seeds
 from .experts import parse_experts
 from .imitation import imitate
-from .parts import PromptSampler, may_be_moved, policy_to_train, record_purpose
+from .parts import PromptSampler, check_prompts, may_be_moved, policy_to_train, record_purpose
 from .publishing import push, save
 from .rollouts import Rollouts, Trajectory, replay
 from .speeds import gradient_norms, price_scales
+from .validation import validate
 
 #: What is overridden below must exist in the parent: TRL renames private methods between minor versions.
 _OVERRIDDEN = (
@@ -37,10 +38,13 @@ _OVERRIDDEN = (
     "_generate_single_turn",
     "_get_per_token_logps_and_entropies",
     "_get_train_sampler",
+    "_save_checkpoint",
 )
-_missing = [name for name in _OVERRIDDEN if name not in vars(GRPOTrainer)]
+_OF_TRANSFORMERS = ("_get_output_dir", "_save")
+_missing = [f"GRPOTrainer.{name}" for name in _OVERRIDDEN if name not in vars(GRPOTrainer)]
+_missing += [f"Trainer.{name}" for name in _OF_TRANSFORMERS if name not in vars(Trainer)]
 if _missing:
-    raise ImportError(f"this TRL has no GRPOTrainer.{_missing[0]}: install trl>=1.16,<1.17")
+    raise ImportError(f"TRL and transformers have no {_missing[0]}: install trl>=1.16,<1.17 and transformers>=5.23,<6")
 
 _PREFIX = "trajectory/"
 
@@ -93,10 +97,12 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.denoiser = Denoiser.resolve(denoiser, tokenizer=processing_class)
         self.denoiser.model.eval().requires_grad_(False)
         expert = parse_experts([args.expert], args.block_length)[0] if args.num_expert_rollouts else None
+        check_prompts(train_dataset, eval_dataset, args)
         self.environment = Environment(self.denoiser, policy, args, expert)
         self._rows: Sequence[Mapping[str, Any]] = []
         self._current: Trajectory = {}
         self._seconds = {"rollout": 0.0}
+        self._hiding: str | None = None  # where a checkpoint is written
         self._batches = (0, 0)  # an update, and how many batches of rollouts were made for it
         # TRL writes the tokenizer's ids into the config, patches `forward` for a language model's head and builds its
         # reference model by name: all of it is for models with a vocabulary.
@@ -131,6 +137,7 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self.denoiser.model.to(self.accelerator.device)
         record_purpose(policy, self.denoiser, args)
         self.add_callback(self._own_config)
+        self.add_callback(BestIsWhole())
         self._stop = StopAtRolloutBoundary(args.steps_per_rollout)
         self.add_callback(self._stop)
 
@@ -168,7 +175,8 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rollouts, speeds = self.environment.groups(prompt_ids, self._rows, number, self._rollout_number())
         self._current = rollouts.trajectory
         self._rows = self.environment.with_costs(self._rows, rollouts, speeds)
-        self._log_rollouts(rollouts, ~rollouts.trajectory["expert"])
+        for name, value in rollouts.statistics(~rollouts.trajectory["expert"]).items():
+            self._log_metric(name, value)
         return self.environment.completions(rollouts), None
 
     def run(
@@ -203,15 +211,6 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         before = before + 1 if update == self.state.global_step else 1
         self._batches = (self.state.global_step, before)
         return int(self.state.global_step * self.args.gradient_accumulation_steps + before - 1)
-
-    def _log_rollouts(self, rollouts: Rollouts, mine: Tensor) -> None:
-        if not mine.any():  # a process may hold nothing but an expert's rows
-            return
-        forwards, unresolved = rollouts.steps[mine].float(), rollouts.unresolved[mine].float()
-        opened = rollouts.positions[mine] - unresolved
-        self._log_metric("nfe", forwards.mean().item())
-        self._log_metric("tokens_per_forward", (opened / forwards.clamp(min=1)).mean().item())
-        self._log_metric("unresolved_masks", unresolved.mean().item())
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         del inputs  # without the costs
@@ -252,19 +251,31 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """TRL's training, after the imitation warm start that the settings ask for (not repeated on resume)."""
-        # A resumed run needs it only for the reference: its policy comes from the checkpoint.
-        if self.args.warm_start_prompts and (self.beta or not resume_from_checkpoint):
-            imitate(self, parse_experts(self.args.warm_start_experts, self.args.block_length))
-            if self.beta:
-                self._refer_to_policy()
-        self._own_config.lend_ids_of(self.processing_class)
-        self._step, self._buffered_inputs, self._batches = 0, None, (0, 0)  # an earlier call may have been interrupted
-        try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self._own_config.restore()
-            self._stop.release()
+        """TRL's training, after the imitation warm start that the settings ask for (not repeated on resume).
+
+        ``resume_from_checkpoint=True`` is the newest checkpoint that is whole.
+
+        Raises:
+            ValueError: another training in this folder, no checkpoint to resume, or data for not a single update.
+        """
+        with only_run(self.args):
+            checkpoint = to_resume(self.args, resume_from_checkpoint)
+            # A resumed run needs it only for the reference: its policy comes from the checkpoint.
+            if self.args.warm_start_prompts and (self.beta or not checkpoint):
+                imitate(self, parse_experts(self.args.warm_start_experts, self.args.block_length))
+                if self.beta:
+                    self._refer_to_policy()
+            self._own_config.lend_ids_of(self.processing_class)
+            self._step, self._buffered_inputs, self._batches = 0, None, (0, 0)  # an earlier call may have been stopped
+            try:
+                result = super().train(checkpoint, *args, **kwargs)
+            finally:
+                self._own_config.restore()
+                self._stop.release()
+        if not self.state.global_step:  # data without a length, which nobody could count before
+            size = self.args.generation_batch_size
+            raise ValueError(f"no update was made: there are fewer prompts than a batch of {size} rollouts takes")
+        return result
 
     # Validation, logs and files
 
@@ -282,41 +293,18 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("evaluation needs prompts: pass eval_dataset=...")
+        check_prompts(None, dataset, self.args)
         if isinstance(dataset, dict):
             parts = [self.evaluate(one, None, f"{metric_key_prefix}_{name}") for name, one in dataset.items()]
             return {name: value for part in parts for name, value in part.items()}
         training = self.model.training
         self.model.eval()
-        rows = [dict(row) for row in dataset]
-        speeds = self.args.eval_speeds if self.policy.config.speed_conditioned else [None]
-        found = {speed: self._evaluate_at(rows, speed) for speed in speeds}
-        names = next(iter(found.values()))
-        metrics = {
-            f"{metric_key_prefix}_{name}": sum(one[name] for one in found.values()) / len(found) for name in names
-        }
-        for speed, one in found.items():
-            if speed is not None:
-                metrics |= {f"{metric_key_prefix}_{name}_at_speed_{speed:g}": value for name, value in one.items()}
+        found = validate(self, [dict(row) for row in dataset])
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.model.train(training)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _evaluate_at(self, rows: list[dict[str, Any]], speed: float | None) -> dict[str, float]:
-        """Each process takes an equal share of the rows; the last ones repeat some, which are not counted."""
-        share = -(-len(rows) // self.accelerator.num_processes)
-        number = (self.accelerator.process_index * share + torch.arange(share)) % len(rows)
-        sampler = LearnedUnmaskingSampler(self.policy, self.args.eval_policy_temperature, speed=speed)
-        speeds = None if speed is None else torch.full((share,), speed)
-        mine = [rows[i] for i in number.tolist()]
-        rollouts, rewards = self.run(mine, sampler, number, self.args.block_length, speeds)
-        means = self.accelerator.gather(rewards)[: len(rows)].nanmean(0)
-        nfe = self.accelerator.gather(rollouts.steps.float())[: len(rows)].mean()
-        return {
-            "reward": (means * self.reward_weights.to(means.device)).nansum().item(),
-            "nfe": nfe.item(),
-            **{f"rewards/{name}": value for name, value in zip(self.reward_func_names, means.tolist(), strict=True)},
-        }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's logs, with the time of rollouts (denoiser, policy and rewards) and updates told apart."""
@@ -326,6 +314,18 @@ class UnmaskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._seconds["rollout"] = 0.0
             logs |= {"time/rollout": rollout, "time/update": total - rollout, "time/update_share": 1 - rollout / total}
         super().log(logs, start_time)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Of the run, or where its checkpoint is written at the moment."""
+        return self._hiding or str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with in_hiding(self, Path(self._get_output_dir(trial))) as folder:
+            self._hiding = str(folder)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._hiding = None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The policy's two files and the settings as text: no tokenizer, no pickle, no token."""

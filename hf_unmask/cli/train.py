@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import typer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries
 from hf_unmask.cli.train_help import show_help
@@ -24,6 +23,7 @@ from hf_unmask.cli.train_next import next_steps
 from hf_unmask.evaluation.scoring import TINY_METRICS, metric_by_task
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.trainers.callbacks import StopAtRolloutBoundary
+from hf_unmask.trainers.checkpoints import newest_whole, only_run
 from hf_unmask.trainers.config import UnmaskingGRPOConfig
 from hf_unmask.trainers.data import training_data, validation_data
 from hf_unmask.trainers.progress import TrainingProgress
@@ -65,12 +65,19 @@ def train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
     Raises:
         typer.Exit: code 130 after Ctrl-C; the checkpoint can be resumed.
     """
-    checkpoint = checkpoint_to_resume(script, args)
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"--output {args.output_dir} is a file")
+    with only_run(args):
+        _train(script, args)
+
+
+def _train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
+    checkpoint, damaged = checkpoint_to_resume(script, args)
     trainer = build(script, args)
     first = trainer.is_world_process_zero()
     trainer.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     if first:
-        _begin(script, args, checkpoint)
+        _begin(script, args, checkpoint, damaged)
     try:
         with _notes(first):
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -123,7 +130,9 @@ def rewards(script: ScriptArguments, trust_remote_code: bool = False) -> list[An
     return [correct] if script.reward == "correctness" else [SpeedReward(correct, script.reward), correct]
 
 
-def _begin(script: ScriptArguments, args: UnmaskingGRPOConfig, checkpoint: str | None) -> None:
+def _begin(script: ScriptArguments, args: UnmaskingGRPOConfig, checkpoint: str | None, damaged: Sequence[str]) -> None:
+    for one in damaged:
+        _say(one)
     if checkpoint is None:
         write_record(script, args.output_dir)
         return
@@ -134,7 +143,7 @@ def _begin(script: ScriptArguments, args: UnmaskingGRPOConfig, checkpoint: str |
 def _stop(trainer: UnmaskingGRPOTrainer, args: UnmaskingGRPOConfig) -> NoReturn:
     """Say how to go on, and exit."""
     if trainer.is_world_process_zero():
-        newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        newest, _ = newest_whole(Path(args.output_dir))
         if newest is None:
             _say("interrupted before the first checkpoint: nothing was kept")
         else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.scoring import scorers
 from hf_unmask.evaluation.storage import RESULTS, SAMPLES, TIMINGS, Store, check_manifest
 from hf_unmask.evaluation.worker import Worker
+from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.results.aggregation import aggregate
 from hf_unmask.results.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 from hf_unmask.samplers.base import require_int
@@ -155,7 +156,7 @@ def _carry_out(
 ) -> list[OperatingPoint]:
     work = units(plan, batch_size)
     store = Store(folder, plan, None if here.count == 1 else here.rank)
-    with _locked(folder) if here.first else nullcontext():
+    with only_writer(folder, "evaluation") if here.first else nullcontext():
         if here.first:
             check_manifest(folder, manifest)
             store.merge()
@@ -192,25 +193,6 @@ def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) 
             bar.set_description(f"{setting.task}, {regime}, {setting.sampler}")
             store.append(*worker(unit))
             bar.update()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second evaluation out of the folder. The operating system frees the lock of a killed process."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another evaluation is writing to {folder}: wait for it, or give another folder") from None
-    except OSError as error:
-        raise ValueError(f"cannot write to {folder} ({error.strerror}): give another folder as `out`") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_generation(temperature: Any, stop_at_eos: Any) -> None:

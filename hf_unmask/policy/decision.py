@@ -11,12 +11,19 @@ import math
 import torch
 from torch import Tensor
 
-from hf_unmask.generation.step import Noise
+from hf_unmask.generation.step import Needs, Noise, Quantity
+from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.distribution import BernoulliUnmask, PlackettLuceUnmask, UnmaskDistribution
 from hf_unmask.policy.model import UnmaskingPolicy
 
 #: What a speed-conditioned policy gets when no speed is asked for: the middle of the range it was trained on.
 DEFAULT_SPEED = 0.5
+
+
+def needs_of(config: UnmaskingPolicyConfig) -> Needs:
+    """What a policy reads of a step."""
+    quantities: list[Quantity] = ["top_probs", "hidden"] if config.hidden_input_size else ["top_probs"]
+    return Needs.of(*quantities, where=config.observation, decided=config.reads_revealed, top_k=config.top_k)
 
 
 def distribution(

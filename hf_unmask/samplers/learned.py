@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from hf_unmask.generation.step import Needs, Noise, Quantity, Selection, State, Step
+from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 from hf_unmask.policy.calibration import CalibrationMixin
-from hf_unmask.policy.decision import decide
+from hf_unmask.policy.decision import decide, needs_of
 from hf_unmask.policy.hub.pretrained import DIALS, IN_MEMORY, PretrainedPolicyMixin
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler, require
@@ -48,9 +48,7 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
 
     @property
     def needs(self) -> Needs:
-        config = self.policy.config
-        quantities: list[Quantity] = ["top_probs", "hidden"] if config.hidden_input_size else ["top_probs"]
-        return Needs.of(*quantities, where=config.observation, decided=config.reads_revealed, top_k=config.top_k)
+        return needs_of(self.policy.config)
 
     @property
     def stochastic(self) -> bool:

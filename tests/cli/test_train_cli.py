@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from typer.testing import CliRunner
 
 from hf_unmask.cli.main import app
 from hf_unmask.evaluation.scoring import metric_by_task
+from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
 from hf_unmask.trainers.data import fresh_problems
 from hf_unmask.trainers.progress import log_line
+from hf_unmask.trainers.run_folder import changed_settings, checkpoint_to_resume
 from hf_unmask.trainers.script import parse
 
 QUICK: dict[str, Any] = {
@@ -154,6 +158,86 @@ def test_the_folder_of_another_run_is_left_alone(finished: tuple[Path, str], tmp
     assert "holds a policy" in call(*options(tmp_path / "policy"), code=2).stderr
 
 
+def test_a_damaged_checkpoint_is_told_and_an_older_one_taken(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Also where the newest one lost its optimizer, which transformers does without in silence."""
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    (folder / "checkpoint-4" / "optimizer.pt").unlink()
+    said = call(*options(folder), "--resume").stderr
+    assert said.startswith("checkpoint-4 is damaged: optimizer.pt is missing\n")
+    assert f"going on from {folder / 'checkpoint-2'}\n" in said
+    for name in ("model.safetensors", "checkpoint-4/model.safetensors"):
+        whole, resumed = (load_file(place / name) for place in (finished[0], folder))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert not list(folder.glob(".*"))
+
+
+def test_what_lies_in_a_folder_decides_what_may_start_there(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    fresh, resumed = parse(options(folder)[1:]), parse([*options(folder)[1:], "--resume"])
+    (folder / "checkpoint-4" / "checkpoint.json").unlink()
+    with pytest.raises(ValueError, match=r"holds a run \(checkpoint-2\)"):
+        checkpoint_to_resume(*fresh)
+    told = ["checkpoint-4 is damaged: checkpoint.json is missing"]
+    assert checkpoint_to_resume(*resumed) == (str(folder / "checkpoint-2"), told)
+    listed = json.loads((folder / "checkpoint-2" / "checkpoint.json").read_text())
+    (folder / "checkpoint-2" / "checkpoint.json").write_text(json.dumps(listed | {"processes": 2}))
+    assert changed_settings(folder / "checkpoint-2", fresh[1]) == ["processes 2 -> 1"]
+    (folder / "run.json").write_text('{"version": ')
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        checkpoint_to_resume(*resumed)
+    (folder / "checkpoint-2" / "rng_state.pth").unlink()
+    with pytest.raises(ValueError, match="checkpoint-4 is damaged: .*; checkpoint-2 is damaged: .*start without --res"):
+        checkpoint_to_resume(*resumed)
+    with pytest.raises(ValueError, match="holds a policy"):
+        checkpoint_to_resume(*fresh)
+    (folder / "model.safetensors").unlink()
+    assert checkpoint_to_resume(*fresh) == (None, [*told, "checkpoint-2 is damaged: rng_state.pth is missing"])
+
+
+def test_a_folder_in_use_is_left_alone(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """A run whose checkpoints and policy another one overwrites, while both say that they saved it."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with only_writer(finished[0], "training"):
+            entered.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    entered.wait(60)
+    before = sorted(finished[0].rglob("*"))
+    try:
+        for more in ([], ["--resume"]):
+            said = call(*options(finished[0]), *more, code=2).stderr
+            assert said == f"error: another training is writing to {finished[0]}: wait for it, or give another folder\n"
+    finally:
+        leave.set()
+        other.join()
+    assert [path for path in before if path.name != ".lock"] == sorted(finished[0].rglob("*"))
+
+
+@pytest.mark.slow
+def test_of_two_commands_one_trains(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hf_unmask.cli.main", *options(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert sum("saved the policy" in one for one in said) == 1
+    assert sum(one.startswith("error: another training is writing to") for one in said) == 1
+    LearnedUnmaskingSampler.from_pretrained(tmp_path / "run")
+
+
+def test_experts_may_be_policies_of_any_shape(tmp_path: Path) -> None:
+    """An expert that is handed as many probabilities as the policy reads, and fails for it."""
+    start = {"warm_start_experts": ["learned:builtin:tiny-full@full", "threshold@8"], "max_steps": 2, "eval_limit": 1}
+    expert = {"num_generations": 3, "num_expert_rollouts": 1, "expert": "learned:builtin:tiny-speed;speed=0.3@full"}
+    said = call(*options(tmp_path / "run", policy_top_k=8, **start, **expert)).stderr
+    assert "policy's reward" in said
+    assert LearnedUnmaskingSampler.from_pretrained(tmp_path / "run").policy.config.top_k == 8
+
+
 def test_resuming_with_other_settings_names_them_and_goes_on(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     said = call(*options(folder, max_steps=6, learning_rate=1e-4), "--resume").stderr
@@ -260,6 +344,8 @@ def test_every_setting_is_an_option_and_the_weakest_are_those_that_follow() -> N
         (["--output", "o", "--model", "org/model"], "needs --dataset"),
         (["--output", "o", "--dataset", "d.jsonl"], "needs --metric"),
         (["--output", "o", "--num_prompts", "0"], "num_prompts"),
+        (["--output", "o", "--num_prompts", "15"], "has 15 prompts, but a batch of rollouts takes 16"),
+        (["--output", "o", "--max_steps", "0"], "max_steps"),
         (["--output", "o", "--policy", "./nowhere"], "nowhere"),
         (["--output", "o", "--policy", "builtin:nothing"], "nothing"),
         (["--output", "o", "--config"], "name of a YAML file"),
@@ -284,7 +370,7 @@ def test_every_setting_is_an_option_and_the_weakest_are_those_that_follow() -> N
 )
 def test_errors_are_one_line(arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = call("train", "--num_prompts", "8", *arguments, code=2)
+    result = call("train", "--num_prompts", "16", *arguments, code=2)
     assert result.stdout == "" and len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert result.stderr.startswith("error: ") and says in result.stderr
     assert not (tmp_path / "o").exists()
@@ -324,6 +410,8 @@ def test_fresh_problems_are_none_of_the_held_out_ones() -> None:
     assert {row["max_new_tokens"] for row in rows} == {answer_length(task) for task in ("chain_sum", "mini_sudoku")}
     known = {one.prompt for task in ("chain_sum", "mini_sudoku") for one in held_out(task, "validation")}
     assert len({row["prompt"] for row in rows} - known) == 40
+    for count in (1, 15):
+        assert len(fresh_problems({"chain_sum": 1, "mini_sudoku": 1}, count, seed=0)) == count
 
 
 def test_metrics_by_task(tmp_path: Path) -> None:

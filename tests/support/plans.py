@@ -42,7 +42,8 @@ class Planned(Sampler):
         return torch.arange(rows, device=device)
 
     def select(self, step, state, noise):
-        return Selection((self.plan[state] == step.steps[:, None]) & step.eligible, state)
+        now = self.plan[state].gather(1, step.index) == step.steps[:, None]
+        return Selection(now & step.eligible, state)
 
 
 #: All there is to do with three positions in at most three steps: when each of them opens (3: never).

@@ -9,15 +9,16 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers import ALL_SAMPLERS
 from models import EOS, MASK, tiny_eurobert
-from plans import POSITIONS, PROMPTS, all_sequences, recorded
+from plans import POSITIONS, PROMPTS, Planned, all_sequences, recorded
 from training import CONDITIONED, SETTINGS, SMALL, random_policy
 from transformers import GenerationConfig
 
 import hf_unmask
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
-from hf_unmask.samplers import ConfidenceSampler, LearnedUnmaskingSampler
+from hf_unmask.samplers import ConfidenceSampler, EosSuppressSampler, LearnedUnmaskingSampler
 from hf_unmask.trainers import UnmaskingGRPOConfig
 from hf_unmask.trainers.environment import Environment, row_seeds
 from hf_unmask.trainers.experts import Expert, parse_experts
@@ -250,6 +251,63 @@ def test_an_expert_decides_and_the_policy_watches(denoiser, observation):
     assert opened.sum(-1).max() == 2 and opened.sum((1, 2)).tolist() == POSITIONS
     logps, _ = replay(policy, policy, seen)
     assert (logps - seen["logps"]).abs().max() < 1e-5
+
+
+EXPERTS = {
+    **ALL_SAMPLERS,
+    "narrow, canvas": LearnedUnmaskingSampler(random_policy(1)),
+    "wide, block": LearnedUnmaskingSampler(random_policy(2, top_k=9, observation="block"), greedy=True),
+    "block, masked alone": LearnedUnmaskingSampler(
+        random_policy(3, observation="block", reads_revealed=False, top_k=2)
+    ),
+    "canvas, masked alone": LearnedUnmaskingSampler(random_policy(4, reads_revealed=False)),
+    "hidden states": LearnedUnmaskingSampler(random_policy(5, hidden_input_size=32, action="plackett_luce")),
+    "at a speed": LearnedUnmaskingSampler(random_policy(6, **CONDITIONED, top_k=3), speed=0.3),
+    "wrapped": EosSuppressSampler(LearnedUnmaskingSampler(random_policy(7, observation="block"))),
+}
+WATCHING = {
+    "canvas": {"top_k": 8},
+    "block": {"observation": "block", "hidden_input_size": 32},
+    "masked alone": {"reads_revealed": False, **CONDITIONED},
+}
+
+
+@pytest.mark.parametrize("watching", WATCHING)
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_an_expert_gets_what_it_would_get_alone(denoiser64, watching, expert):
+    """An expert that reads other quantities, another number of probabilities or another window than the policy that
+    watches it, and fails or decides otherwise for that; a policy that is shown what the expert reads."""
+    sampler, policy = EXPERTS[expert], random_policy(**WATCHING[watching]).double()
+    for held in (sampler, getattr(sampler, "inner", None)):
+        if isinstance(held, LearnedUnmaskingSampler):
+            held.policy.double()
+    for block_length in (3, None):
+        options = {"block_length": block_length, "batch_size": 3}
+        alone = roll_out(denoiser64, sampler, PROMPTS, POSITIONS, torch.arange(len(PROMPTS)), **options)
+        watched = recorded(denoiser64, policy, sampler, **options)
+        assert watched.tokens == alone.tokens and torch.equal(watched.steps, alone.steps)
+        seen = watched.trajectory
+        assert seen["confidences"].shape[-1] == policy.config.top_k and ("hidden" in seen) == (watching == "block")
+        width = 3 if watching == "block" and block_length else max(POSITIONS)
+        assert seen["masked"].shape[-1] == width
+        opened = ((seen["action"] > 0) & seen["mask"][..., None]).sum((1, 2))
+        assert opened.tolist() == POSITIONS and not (seen["action"] > 0)[~seen["eligible"]].any()
+        logps, _ = replay(policy, policy, seen)
+        torch.testing.assert_close(logps, seen["logps"])
+
+
+def test_a_watching_policy_reads_what_it_would_read_alone(denoiser64):
+    """Inputs of the policy that change with the expert: it would be trained on what it never sees in use."""
+    wide = LearnedUnmaskingSampler(random_policy(1, top_k=5, hidden_input_size=32).double(), greedy=True)
+    for observation, reads, block in itertools.product(("canvas", "block"), (True, False), (3, None)):
+        policy = random_policy(observation=observation, reads_revealed=reads, top_k=2).double()
+        beside = recorded(denoiser64, policy, wide, block).trajectory
+        opened = recorded(denoiser64, random_policy().double(), wide, block).trajectory["action"] > 0  # on the canvas
+        plan = torch.where(opened.any(1), opened.long().argmax(1), opened.shape[1])
+        alone = recorded(denoiser64, policy, Planned(plan), block).trajectory
+        assert beside.keys() == alone.keys()
+        for name, values in beside.items():
+            torch.testing.assert_close(values, alone[name], msg=f"{name}, {observation}, {reads}, {block}")
 
 
 def test_an_experts_step_is_judged_over_the_whole_canvas(denoiser):

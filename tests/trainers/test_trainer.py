@@ -33,7 +33,7 @@ from training import (
     tiny_tokenizer,
     weights,
 )
-from transformers import GenerationConfig, TrainerCallback
+from transformers import GenerationConfig, Trainer, TrainerCallback
 from trl import GRPOTrainer
 
 import hf_unmask
@@ -41,6 +41,7 @@ from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.policy import UnmaskingPolicyConfig, load_policy
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.trainers import SpeedReward, UnmaskingGRPOTrainer, trainer
+from hf_unmask.trainers.checkpoints import damage, to_resume
 from hf_unmask.trainers.environment import row_seeds
 from hf_unmask.trainers.rollouts import replay
 
@@ -440,6 +441,67 @@ def test_an_entropy_bonus_needs_an_entropy(tmp_path):
     assert logged(eager, "entropy")[1] > logged(calm, "entropy")[1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "count", "needed", "cure"),
+    [
+        ({}, 1, 2, " to 4$"),
+        ({"per_device_train_batch_size": 60}, 14, 15, " to 56$"),
+        ({"steps_per_generation": 2}, 3, 4, " to 6$"),
+        ({"steps_per_generation": 8, "per_device_train_batch_size": 4}, 1, 8, "pass more prompts$"),
+        ({"num_generations": 3, "num_expert_rollouts": 1}, 0, 2, "pass more prompts$"),
+    ],
+)
+def test_fewer_prompts_than_a_batch_takes_are_an_error(tmp_path, settings, count, needed, cure):
+    """A run without a single update, whose policy is saved as if it was trained."""
+    with pytest.raises(ValueError, match=f"has {count} prompts, but a batch of rollouts takes {needed} .*{cure}"):
+        make_trainer(tmp_path, train_dataset=rows(count), **settings)
+    make_trainer(tmp_path, train_dataset=rows(needed), **settings)
+
+
+def test_a_cure_that_is_named_cures(tmp_path):
+    run = make_trainer(tmp_path, train_dataset=rows(1), per_device_train_batch_size=4)
+    run.train()
+    assert run.state.global_step == 2
+
+
+def test_a_stream_that_is_too_short_is_an_error(tmp_path):
+    """As above, where nobody can count."""
+    make_trainer(tmp_path, train_dataset=rows(4).to_iterable_dataset()).train()
+    run = make_trainer(tmp_path, train_dataset=rows(1).to_iterable_dataset())
+    with pytest.raises(ValueError, match="no update was made: there are fewer prompts than a batch of 8"):
+        run.train()
+
+
+@pytest.mark.parametrize("data", [rows(0), {"some": rows(2), "none": rows(0)}])
+def test_a_validation_set_without_prompts_is_named(tmp_path, data):
+    """A division by zero at the first validation, after hours."""
+    with pytest.raises(ValueError, match="the validation data `(eval_dataset|none)` has 0 prompts"):
+        make_trainer(tmp_path, eval_dataset=data)
+    with pytest.raises(ValueError, match="has 0 prompts"):
+        make_trainer(tmp_path).evaluate(data)
+
+
+def test_two_trainings_in_one_folder_are_one_too_many(tmp_path):
+    """Two runs whose checkpoints overwrite each other; of two processes of one run, one holds the lock."""
+    run, errors = make_trainer(tmp_path / "run"), []
+
+    def second():
+        try:
+            make_trainer(tmp_path / "run").train()
+        except ValueError as error:
+            errors.append(str(error))
+
+    def meanwhile():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+
+    run.add_callback(At(1, meanwhile))
+    run.train()
+    assert run.state.global_step == 2 and len(errors) == 1 and "another training is writing to" in errors[0]
+    make_trainer(tmp_path / "run").train()
+
+
 def test_a_missing_tokenizer_is_named(tmp_path):
     """TRL would look for one at the policy's name, and fail with that."""
     args = make_trainer(tmp_path).args
@@ -460,10 +522,13 @@ def test_the_config_that_was_passed_stays_the_users(tmp_path):
 # What is overridden
 
 
-@pytest.mark.parametrize("name", trainer._OVERRIDDEN)
+PARENTS = dict.fromkeys(trainer._OVERRIDDEN, GRPOTrainer) | dict.fromkeys(trainer._OF_TRANSFORMERS, Trainer)
+
+
+@pytest.mark.parametrize("name", PARENTS)
 def test_a_name_that_trl_dropped_is_an_error(monkeypatch, name):
-    """An override that TRL no longer calls: training would go on with something else."""
-    monkeypatch.delattr(GRPOTrainer, name)
+    """An override that nobody calls any longer: training would go on with something else."""
+    monkeypatch.delattr(PARENTS[name], name)
     with pytest.raises(ImportError, match=name):
         importlib.reload(trainer)
 
@@ -472,8 +537,8 @@ def test_every_private_override_is_checked():
     """An override that is added without its name in the check."""
     inherited = {name for parent in UnmaskingGRPOTrainer.__mro__[1:] for name in vars(parent)}
     private = {name for name in vars(UnmaskingGRPOTrainer) if name.startswith("_") and not name.startswith("__")}
-    attributes = {"_tag_names", "_name", "_save"}  # of transformers' own
-    assert private & inherited - attributes == set(trainer._OVERRIDDEN)
+    attributes = {"_tag_names", "_name"}
+    assert private & inherited - attributes == set(PARENTS)
 
 
 # Files
@@ -495,7 +560,7 @@ def test_checkpoints_hold_the_policy_and_nothing_of_the_denoiser(run):
     folder = f"{run.args.output_dir}/checkpoint-4"
     assert set(os.listdir(folder)) == {
         *("config.json", "model.safetensors", "training_args.json"),
-        *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
+        *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "checkpoint.json"),
     }
     settings = json.loads(Path(folder, "training_args.json").read_text())
     assert settings["token_temperature"] == 0.3 and settings["num_iterations"] == 2
@@ -708,7 +773,7 @@ def test_a_failing_reward_gives_ctrl_c_back(tmp_path, handler):
 # Several processes
 
 
-def test_two_processes_do_as_one_with_twice_the_batch(tmp_path):
+def test_two_processes_do_as_one_with_twice_the_batch(run, tmp_path, caplog):
     """Processes that drift apart, roll out the same rows, or split groups so that baselines and prices mix. A group
     lies on both sides of the border here."""
     launch(distributed_run.main, str(tmp_path), 6)
@@ -725,7 +790,13 @@ def test_two_processes_do_as_one_with_twice_the_batch(tmp_path):
         names = ("loss", "reward", "nfe", "unresolved_masks", "entropy", "grad_norm")
         assert [two.get(name) for name in names] == pytest.approx([one.get(name) for name in names], abs=1e-4)
     assert os.listdir(tmp_path / "run") == ["checkpoint-4"]
-    assert same_weights(first["weights"], load_file(tmp_path / "run" / "checkpoint-4" / "model.safetensors"))
+    saved = tmp_path / "run" / "checkpoint-4"
+    assert same_weights(first["weights"], load_file(saved / "model.safetensors"))
+    assert damage(saved) is None and {"rng_state_0.pth", "rng_state_1.pth"} <= set(os.listdir(saved))
+    assert to_resume(run.args, str(saved)) == str(saved)
+    assert "saved by 2 process(es), now there are 1" in caplog.text
+    (saved / "rng_state_1.pth").unlink()
+    assert damage(saved) == "rng_state_1.pth is missing"
 
 
 # Validation

@@ -98,6 +98,9 @@ def test_settings_without_meaning_are_refused(name):
         ("eval_policy_temperature", 0.0),
         ("eval_speeds", [0.5, 1.5]),
         ("eval_speeds", []),
+        ("max_steps", 0),
+        ("num_train_epochs", 0),
+        ("num_train_epochs", float("nan")),
     ],
 )
 def test_values_out_of_range_are_named(name, value):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from safetensors.torch import save
 from hf_unmask.policy.config import PolicyLoadError
 from hf_unmask.policy.hub.download import download_policy
 from hf_unmask.policy.hub.files import CONFIG, MAX_BYTES, WEIGHTS, parse_weights, read_files, unfinished_config
+from hf_unmask.policy.hub.locking import locked
 from hf_unmask.policy.hub.workspace import workspace
 from hf_unmask.policy.model import UnmaskingPolicy
 
 BUILTIN = "builtin:"
+_WAIT = 60.0  # seconds; a save takes less than one
 PACKAGED = Path(__file__).resolve().parents[2] / "policies"
 
 
@@ -61,23 +65,37 @@ def load_policy(folder: str | Path, *, max_bytes: int = MAX_BYTES) -> UnmaskingP
     return policy
 
 
+@contextmanager
+def saving(folder: Path) -> Iterator[Path]:
+    """Be the only one who saves a policy to a folder, or wait for who does; yields the folder, links resolved.
+
+    Raises:
+        ValueError: another process takes very long to save one there.
+        OSError: a folder that cannot be.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot save a policy to {str(folder)!r}: it is a file")
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"another process has been saving a policy to {str(folder)!r} for {_WAIT:g} s: wait for it"
+    with locked(target.with_name(f".{target.name}.lock"), refusal, _WAIT):
+        yield target
+
+
 def save_policy(policy: UnmaskingPolicy, folder: str | Path) -> None:
     """Write config.json and model.safetensors. Whatever fails, an older policy in that folder stays as it was.
 
     Both files are complete, and have been read back, before either takes its place. Other files in the folder are left
     alone. A process killed at any moment leaves a folder that loads as the old or as the new policy, never as a mixture
-    (and perhaps a hidden folder of unused files beside it, which the next save removes).
+    (and perhaps a hidden folder of unused files beside it, which the next save removes). Of two processes that save to
+    one folder the second waits for the first.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"cannot save a policy to {str(folder)!r}: it is a file")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     config = copy.deepcopy(policy.config)
     config.architectures, config.dtype = [type(policy).__name__], torch.float32
     config.validate()
-    target = folder.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with workspace(target) as work:
+    with saving(folder) as target, workspace(target) as work:
         new = work / "new"
         new.mkdir()
         try:

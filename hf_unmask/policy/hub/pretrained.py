@@ -71,7 +71,8 @@ class PretrainedPolicyMixin:
         folder = find_policy(path_or_repo, max_bytes=max_bytes, **hub)
         policy = load_policy(folder, max_bytes=max_bytes)
         commit = commit_of(folder) if folder != Path(path_or_repo).expanduser() else None
-        pinned = [f"revision={quoted(commit or revision)}"] if commit or revision else []
+        at = commit or revision
+        pinned = [f"revision={quoted(at)}"] if at else []
         pinned += [f"max_bytes={max_bytes}"] if max_bytes != MAX_BYTES else []
         make: Any = cls  # the sampler's own constructor
         options = {"source": str(path_or_repo), "pinned": tuple(pinned)}
