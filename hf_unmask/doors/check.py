@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -300,9 +300,9 @@ def _sides(case: _Case) -> Finding:
     mask[1, : len(case.tokens) - short] = 0
     right, right_mask = left.clone(), mask.flip(1)
     right[1] = left[1].roll(short)
-    options: dict[str, Any] = {"sampler": ConfidenceSampler(k=4), "max_new_tokens": 4, "return_dict_in_generate": True}
+    options: dict[str, Any] = {"sampler": ConfidenceSampler(k=4), "max_new_tokens": 4}
     answers = [
-        generate(denoiser, ids, attention_mask=one, **options).sequences[:, -4:]
+        cast(Tensor, generate(denoiser, ids, attention_mask=one, **options))[:, -4:]
         for ids, one in ((left, mask), (right, right_mask))
     ]
     same = bool(torch.equal(*answers))
