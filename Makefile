@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= .ci/constraints.txt
 BIN := $(VENV)/bin
+WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo test test-newest test-lowest slow lint types clean
@@ -17,8 +18,9 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 demo: $(VENV)/installed
 	$(BIN)/hf-unmask demo
 
+# a file's tests stay together, with what they share
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The window of transformers that pyproject.toml promises: the pins are its newest version, this is its oldest.
 test-newest: test
@@ -27,7 +29,7 @@ test-lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=.ci/constraints-lowest.txt
 
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = HOME = tempfile.mkdtemp(prefix="hf-home-")  # no cache of the user's, nor of another process
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start too; several add up in an order that varies
 
 import pytest
@@ -22,11 +25,18 @@ def pytest_collection_finish():
     gc.enable()
 
 
+def pytest_unconfigure():
+    shutil.rmtree(HOME)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     import torch
 
-    torch.manual_seed(0)
+    # `torch.manual_seed` writes down the stack once for every kind of device that is not there
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture
@@ -64,3 +74,20 @@ def models64(builders):
     import torch
 
     return {name: build(torch.float64) for name, build in builders.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The embedded model, attached, and its tokenizer."""
+    from hf_unmask.tiny import load_tiny
+
+    return load_tiny()
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A Hub on the loopback device."""
+    from loopback_hub import loopback_hub
+
+    with loopback_hub() as hub:
+        yield hub

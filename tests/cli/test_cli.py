@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from old_code import old_checkpoint
 from torch.nn.modules.module import register_module_forward_pre_hook
 from training import tiny_tokenizer
-from typer.testing import CliRunner
 
 from hf_unmask import __version__
-from hf_unmask.cli.main import app
 from hf_unmask.results.records import read_samples
 from hf_unmask.tiny import answer_length
 
@@ -26,12 +25,6 @@ DEMO = ["demo", "--limit", "2", "--samplers", "left_to_right:k=48"]
 
 
 pytestmark = pytest.mark.usefixtures("library_logging")
-
-
-def call(*arguments: str, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_version() -> None:
@@ -177,7 +170,7 @@ def test_errors_are_one_line(arguments: list[str], says: str) -> None:
 
 def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_UNMASK_TRACEBACK", "1")
-    result = CliRunner().invoke(app, [*GENERATE, "--prompt", "a", "--sampler", "nope"])
+    result = call(*GENERATE, "--prompt", "a", "--sampler", "nope", code=1)
     assert isinstance(result.exception, ValueError)
 
 

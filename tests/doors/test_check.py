@@ -7,23 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import call
 from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
-from typer.testing import CliRunner
 
 import hf_unmask
-from hf_unmask import Denoiser, attach, check, load_tiny
-from hf_unmask.cli.main import app
+from hf_unmask import Denoiser, attach, check
 from hf_unmask.samplers import ConfidenceSampler
 from hf_unmask.tiny import held_out
 
 PUZZLE = held_out("mini_sudoku", "validation", 1)[0]
 TEXT = {"prompt": PUZZLE.prompt, "text": PUZZLE.answer + 3 * "<eos>"}
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_tiny()
 
 
 class Wrong(nn.Module):
@@ -110,9 +104,8 @@ def test_a_model_that_nothing_fits_gets_no_suggestion(tiny):
 
 
 def test_the_command(library_logging, tiny):
-    done = CliRunner().invoke(app, ["check", "tiny"])
-    assert done.exit_code == 0 and "mask token" in done.stdout and "forward passes" in done.stdout
-    as_json = json.loads(CliRunner().invoke(app, ["check", "tiny", "--json"]).stdout)
+    done = call("check", "tiny").stdout
+    assert "mask token" in done and "forward passes" in done
+    as_json = json.loads(call("check", "tiny", "--json").stdout)
     assert as_json["ok"] and {one["verdict"] for one in as_json["findings"]} == {"pass", "not supported"}
-    missing = CliRunner().invoke(app, ["check", "./nowhere"])
-    assert missing.exit_code == 2
+    call("check", "./nowhere", code=2)

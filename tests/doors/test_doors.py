@@ -302,7 +302,7 @@ class Criterion(StoppingCriteria):
         ({"temperature": 0.5}, "`temperature=0.5` needs `do_sample=True`"),
         ({"blok_length": 4}, "blok_length"),  # by transformers itself
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_custom_generate_refuses_what_it_would_ignore(options, message):
     with pytest.raises(ValueError, match=message):
@@ -330,7 +330,7 @@ def test_a_sampler_called_directly_refuses_unknown_options():
         ({"custom_generate": SAMPLER}, "unknown option custom_generate"),
         ({"inputs": IDS}, "unknown option inputs"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_an_attached_model_refuses_what_it_would_ignore(options, message):
     with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 import torch
 from drop_in_client import IDS, REAL
 from hub_client import policy_of, run
-from loopback_hub import LoopbackHub, loopback_hub
+from loopback_hub import LoopbackHub
 from packaging.requirements import Requirement
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.dynamic_module_utils import check_python_requirements
@@ -141,12 +141,6 @@ def test_what_cannot_be_done_is_refused(folder, options, says):
 
 
 # Through the Hub
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[LoopbackHub]:
-    with loopback_hub() as hub:
-        yield hub
 
 
 ODD = ["ann/1.class", "ann/de-no_ise.r-1", "ann/hf_unmask", "ann/torch"]

@@ -16,14 +16,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from commands import call
 from evaluation_run import ROWS, SAMPLERS, run, tiny_tokenizer
 from forked import Forked, launch
 from models import tiny_eurobert
 from operating_points import SETTING
 from transformers import GenerationConfig
-from typer.testing import CliRunner
 
-from hf_unmask.cli.main import app
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.evaluation.planning import is_stochastic, row_seed
 from hf_unmask.evaluation.problems import load_problems, name_of
@@ -421,13 +420,11 @@ def test_arguments_that_cannot_be_used(options, says):
 def test_command_line(tmp_path):
     command = ["evaluate", "--dataset", "tiny:chain_sum:validation", "--samplers", "left_to_right:k=40", "--limit", "3"]
     command += ["--block-lengths", "20,full", "--out", str(tmp_path)]
-    result = CliRunner().invoke(app, [*command, "--json"])
-    assert result.exit_code == 0, result.output
-    value = json.loads(result.stdout)
+    value = json.loads(call(*command, "--json").stdout)
     assert [record["nfe_mean"] for record in value["records"]] == [2.0, 1.0]
     assert read_results(tmp_path / "results.json")[0].setting.model == "tiny"
-    table = CliRunner().invoke(app, command)
-    assert "left_to_right:k=40" in table.stdout and "full" in table.stdout
+    table = call(*command).stdout
+    assert "left_to_right:k=40" in table and "full" in table
 
 
 @pytest.mark.parametrize(
@@ -442,11 +439,10 @@ def test_command_line(tmp_path):
     ],
 )
 def test_command_line_errors_are_one_line(arguments, says):
-    result = CliRunner().invoke(app, ["evaluate", *arguments])
-    assert result.exit_code == 2 and says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    said = call("evaluate", *arguments, code=2).stderr
+    assert says in said and len(said.strip().splitlines()) == 1
 
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "evaluate", None)
-    result = CliRunner().invoke(app, ["evaluate", "--limit", "1"])
-    assert result.exit_code == 2 and "pip install 'hf_unmask[evaluate]'" in result.stderr
+    assert "pip install 'hf_unmask[evaluate]'" in call("evaluate", "--limit", "1", code=2).stderr

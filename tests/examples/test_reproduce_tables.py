@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -67,9 +66,7 @@ def small(tmp_path_factory) -> Path:
 
 def run(script: Path, out: Path, *launcher: str) -> str:
     command = [sys.executable, *launcher, str(script), "--quick", "--out", str(out)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -284,7 +284,7 @@ def cut_top_p(logits, p):
         ({"temperature": 2.0, "top_k": 12, "top_p": 0.8}, lambda z: cut_top_p(cut_top_k(z / 2.0, 12), 0.8)),
         ({"temperature": 1.0, "suppress_tokens": [28, 7]}, lambda z: z.index_fill(0, torch.tensor([28, 7]), -math.inf)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_tokens_are_drawn_from_the_stated_distribution(model, options, expected):
     """Prevents biased draws, and cuts applied in another order (chi-square, five standard deviations)."""

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from models import MASK, tiny_eurobert
+from policies import SMALL
 
 import hf_unmask
 from hf_unmask.denoisers.adapter import Denoiser
@@ -12,7 +13,6 @@ from hf_unmask.policy import PolicyMismatchWarning, UnmaskingPolicy, UnmaskingPo
 from hf_unmask.policy.compatibility import block_differences, model_differences, model_name
 from hf_unmask.samplers import EosSuppressSampler, LearnedUnmaskingSampler, ThresholdSampler
 
-SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "time_size": 4}
 SAME = {"base_model": "EuroBertForMaskedLM", "mask_token_id": MASK, "block_length": 4, "max_new_tokens": 8}
 
 
@@ -107,9 +107,8 @@ def test_base_models(model, trained, here, same, tmp_path, monkeypatch):
     assert [difference.name for difference in found] == ([] if same else ["base_model"])
 
 
-def test_the_embedded_model_has_a_name():
-    model, _ = hf_unmask.load_tiny()
-    assert model_name(model) == "tiny"
+def test_the_embedded_model_has_a_name(tiny):
+    assert model_name(tiny[0]) == "tiny"
     assert model_name(torch.nn.Linear(1, 1)) == "Linear"
 
 

@@ -14,15 +14,15 @@ import torch
 from forked import Forked
 from hostile_repos import CONFIG, WEIGHTS, write_policy
 
-from hf_unmask.policy import load_policy, save_policy
+from hf_unmask.policy import UnmaskingPolicy, load_policy, save_policy
 from hf_unmask.policy.hub.workspace import workspace
 
 OLD, NEW = {"rope_theta": 100.0}, {"rope_theta": 10.0, "action": "plackett_luce"}  # of one shape: a mixture would load
 
 
-def save_until_killed(new: Path, target: Path, moment: int) -> None:
+def save_until_killed(policy: UnmaskingPolicy, target: Path, moment: int) -> None:
     """Save in a child process that is killed at its ``moment``-th use of the file system near the target."""
-    policy, seen = load_policy(new), 0
+    seen = 0
 
     def near(args: tuple[object, ...]) -> bool:
         """Below the target's folder, or a bare name, which is used by a descriptor."""
@@ -42,6 +42,7 @@ def save_until_killed(new: Path, target: Path, moment: int) -> None:
 
 def save_over_and_first(root: Path) -> None:
     """One child after the other, killed later and later, until one gets through: they save to over/1, over/2 ..."""
+    policy = load_policy(root / "new")
     for kind in ("over", "first"):
         moment = code = 1
         while code:
@@ -51,7 +52,7 @@ def save_over_and_first(root: Path) -> None:
                 shutil.copytree(root / "old", target)
             child = os.fork()
             if not child:
-                save_until_killed(root / "new", target, moment)
+                save_until_killed(policy, target, moment)
                 os._exit(0)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if code not in (0, -signal.SIGKILL):

@@ -11,7 +11,7 @@ from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.policy.card.seal import is_rendered
 from hf_unmask.policy.hub.folders import PACKAGED
 from hf_unmask.samplers.specs import parse_sampler
-from hf_unmask.tiny import held_out, load_tiny
+from hf_unmask.tiny import held_out
 
 NAMES = ["tiny-block", "tiny-full", "tiny-semi-ar", "tiny-speed"]
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -58,9 +58,8 @@ def test_the_record_says_what_it_was_trained_for(name):
         ("tiny-block;speed=0.75;policy_temperature=0.5", 10, 0.85, 8.2),
     ],
 )
-def test_it_solves_what_its_card_says(spec, block_length, least, most):
+def test_it_solves_what_its_card_says(tiny, spec, block_length, least, most):
     """Weights that do not belong to the config, or an input that changed since they were trained."""
-    model, tokenizer = load_tiny()
     setting = Setting("chain_sum", block_length, parse_sampler(f"learned:builtin:{spec}"))
-    row = measure(model, tokenizer, setting, held_out("chain_sum", "validation", 60))
+    row = measure(*tiny, setting, held_out("chain_sum", "validation", 60))
     assert row.accuracy >= least and row.nfe <= most

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies import CONDITIONED, SMALL
 from transformers import AutoConfig, AutoModel
 
 from hf_unmask.generation.step import Noise
@@ -23,8 +24,6 @@ from hf_unmask.policy import (
 from hf_unmask.policy.decision import open_one_if_none
 from hf_unmask.policy.model import time_features
 
-SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "time_size": 4}
-CONDITIONED = {"speed_conditioned": True, "log_alpha_range": [-2.0, 1.0]}
 RECORD = {
     "base_model": "org/model",
     "base_model_revision": "abc",

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from policies import SMALL
 from safetensors.torch import load_file, save_file
 
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig, save_policy
 
-SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "time_size": 4}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: Whatever runs code of a folder makes this folder.
 CANARY = "canary"

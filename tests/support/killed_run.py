@@ -1,4 +1,4 @@
-"""Training runs that are killed while they write: `killed_run.py FOLDER MOMENT...`, or `every N` to the last.
+"""Training runs that are killed while they write, for a process of its own; `"every", N`: up to the last moment.
 
 Each run is killed at its n-th use of the file system in its folder, counted from the update after which it first saves,
 and then resumed. FOLDER/MOMENT holds what came of it, FOLDER/whole the run that nothing disturbed.
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from training import LONG, make_trainer, rows
 from transformers import TrainerCallback
 
@@ -55,7 +54,6 @@ def in_child(work: Callable[..., None], *arguments: Any) -> int:
     """The exit code of work done in another process; negative: the signal that ended it."""
     child = os.fork()
     if not child:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         work(*arguments)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -81,8 +79,7 @@ def train_whole(folder: Path) -> None:
     run.save_model()
 
 
-def main(root: Path, moments: list[str]) -> None:
-    torch.set_num_threads(1)  # no threads, so that forking is safe
+def main(root: Path, *moments: int | str) -> None:
     code = in_child(train_whole, root / "whole")
     if code:
         sys.exit(f"the undisturbed run: {code}")
@@ -92,7 +89,3 @@ def main(root: Path, moments: list[str]) -> None:
             moment += int(moments[1])
     elif not all(interrupted(root, int(moment)) for moment in moments):
         sys.exit(f"there are not so many moments: {moments}")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

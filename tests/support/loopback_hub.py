@@ -135,7 +135,7 @@ def route(method: str, pattern: str, stage: str) -> Callable[[Handler], Handler]
 class LoopbackHub:
     """The server and what it stores. Use it as a context manager."""
 
-    def __init__(self, delay: float = 5.0) -> None:
+    def __init__(self, delay: float = 6.0) -> None:
         self.delay = delay  # seconds of a "slow" fault
         self.repositories: dict[str, Repository] = {}
         self.users: dict[str, str] = {}  # by token
@@ -584,9 +584,9 @@ def _changed(content: bytes) -> bytes:
 
 
 @contextmanager
-def loopback_hub(delay: float = 5.0) -> Iterator[LoopbackHub]:
+def loopback_hub() -> Iterator[LoopbackHub]:
     """A running Hub, which at the end must not have met a request that it does not speak."""
-    with LoopbackHub(delay) as hub:
+    with LoopbackHub() as hub:
         yield hub
     if hub.unexpected:
         raise AssertionError(f"the loopback Hub does not speak {hub.unexpected}")

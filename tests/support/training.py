@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,10 @@ LONG: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
     "token_temperature": 0.3,
 }
+
+
+#: Trainers leave it as it is, which a test shows.
+_denoiser = functools.cache(tiny_eurobert)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -98,7 +103,7 @@ def make_trainer(output: Any, policy: Any = None, reward: Any = letters, **optio
     parts = ("denoiser", "train_dataset", "eval_dataset", "processing_class", "callbacks", "policy_revision")
     given = {name: options.pop(name) for name in parts if name in options}
     made = {"train_dataset": rows(4), "processing_class": tiny_tokenizer(), **given}
-    made.setdefault("denoiser", tiny_eurobert())
+    made.setdefault("denoiser", _denoiser())
     return Watched(
         UnmaskingPolicyConfig(**SMALL) if policy is None else policy,
         reward_funcs=reward,

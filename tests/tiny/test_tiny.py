@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import hf_unmask
 from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.samplers import ConfidenceSampler
-from hf_unmask.tiny import TASKS, answer_length, held_out, last_number, load_tiny
+from hf_unmask.tiny import TASKS, answer_length, held_out, last_number
 from hf_unmask.trainers import problems
 
 FOLDER = Path(hf_unmask.__file__).parent / "tiny"
@@ -28,8 +28,8 @@ def test_loads_with_plain_transformers_and_is_small():
     assert tokenizer.mask_token_id == model.config.mask_token_id
 
 
-def test_load_tiny_is_attached_float32_and_in_eval_mode():
-    model, tokenizer = load_tiny()
+def test_load_tiny_is_attached_float32_and_in_eval_mode(tiny):
+    model, tokenizer = tiny
     assert model.dtype == torch.float32 and not model.training
     prompt = tokenizer(["7+8-3="], return_tensors="pt")["input_ids"]
     output = model.generate(prompt, sampler=ConfidenceSampler(), max_new_tokens=answer_length("chain_sum"))
@@ -37,13 +37,13 @@ def test_load_tiny_is_attached_float32_and_in_eval_mode():
 
 
 @pytest.mark.parametrize("text", ["7+8-3=", "sudoku _32_/1__4/_1_2/_41_=", "héllo wörld", ""])
-def test_tokenizer_round_trips_any_text(text):
-    _, tokenizer = load_tiny()
+def test_tokenizer_round_trips_any_text(tiny, text):
+    _, tokenizer = tiny
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_numbers_and_cells_are_single_tokens():
-    _, tokenizer = load_tiny()
+def test_numbers_and_cells_are_single_tokens(tiny):
+    _, tokenizer = tiny
     assert all(len(tokenizer(f"={n}")["input_ids"]) == 2 for n in range(-27, 46))
     assert len(tokenizer("2143/4312/1234/3421")["input_ids"]) == 19
 
@@ -109,11 +109,10 @@ def test_bad_requests_are_named():
 
 
 @pytest.mark.parametrize(("task", "least"), [("chain_sum", 0.65), ("mini_sudoku", 0.8)])
-def test_it_solves_held_out_problems(task, least):
+def test_it_solves_held_out_problems(tiny, task, least):
     """A wrong checkpoint, tokenizer or prompt format would show here. The exact figures are in the README."""
-    model, tokenizer = load_tiny()
     setting = Setting(task, answer_length(task) // 4, ConfidenceSampler())
-    row = measure(model, tokenizer, setting, held_out(task, "validation", 50))
+    row = measure(*tiny, setting, held_out(task, "validation", 50))
     assert row.accuracy >= least
 
 

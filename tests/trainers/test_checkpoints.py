@@ -12,6 +12,7 @@ from pathlib import Path
 import killed_distributed
 import killed_run
 import pytest
+from forked import Forked
 from safetensors.torch import load_file
 from training import LONG, make_trainer, rows, same_weights, weights
 
@@ -163,9 +164,8 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 
 def killed(root, *moments):
     """What the killed runs left, if all of them were resumed to the same end."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", killed_run.__file__, str(root), *map(str, moments)]
-    subprocess.run(command, env=environment, check=True, timeout=3000)
+    with Forked(killed_run.main, root, *moments) as process:
+        assert process.wait(3000) == 0, process.err
     whole = root / "whole"
     for folder in sorted(path for path in root.iterdir() if path != whole):
         for place in (Path(), *(Path(one.name) for one in checkpoints_of(folder))):

@@ -37,13 +37,13 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def denoiser():
-    return Denoiser.from_model(tiny_eurobert())
+def denoiser(model):
+    return Denoiser.from_model(model)
 
 
 @pytest.fixture(scope="module")
-def denoiser64():
-    return Denoiser.from_model(tiny_eurobert(torch.float64))
+def denoiser64(model64):
+    return Denoiser.from_model(model64)
 
 
 DRAWING = GenerationConfig(do_sample=True, temperature=3.0, block_length=2)
