@@ -8,6 +8,7 @@ model. Nothing happens when this module is imported; `hf_unmask.load_denoiser` a
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -85,6 +86,13 @@ def _torch_fx() -> list[tuple[Names, str, Any]]:
 def _loss_kwargs() -> list[tuple[Names, str, Any]]:
     module = importlib.import_module("transformers.utils")
     return [(vars(module), "LossKwargs", module.TransformersKwargs)]
+
+
+def _attention_masks() -> list[tuple[Names, str, Any]]:
+    name = "transformers.modeling_attn_mask_utils"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return []
+    return [(sys.modules, name, importlib.import_module("hf_unmask.denoisers.old_masks"))]
 
 
 def _is_native(kind: type) -> bool:
@@ -208,10 +216,12 @@ def _computed_buffers(model: nn.Module) -> None:
 
 
 _FIVE = Window("5.0", "6.0")
+_NO_MASKS = Window("5.24", "6.0")
 SHIMS = (
     Shim("default rope", "KeyError 'default' in ROPE_INIT_FUNCTIONS", _FIVE, library=_rope_table),
     Shim("torch fx", "ImportError is_torch_fx_available", _FIVE, library=_torch_fx),
     Shim("loss kwargs", "ImportError LossKwargs", _FIVE, library=_loss_kwargs),
+    Shim("attention masks", "ModuleNotFoundError modeling_attn_mask_utils", _NO_MASKS, library=_attention_masks),
     Shim("config defaults", "AttributeError pad_token_id of the config", _FIVE, config=_once_in_configs),
     Shim("use_cache", "AttributeError use_cache of the config", _FIVE, config=_cache_off),
     Shim("tie_weights", "all_tied_weights_keys is missing, tie_weights rejects arguments", _FIVE, kind=_tied_weights),

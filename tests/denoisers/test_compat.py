@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from transformers import AutoModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import hf_unmask
-from hf_unmask.denoisers import compat
+from hf_unmask.denoisers import compat, old_masks
 from hf_unmask.doors.loading import auto_class
 from hf_unmask.samplers import ThresholdSampler
 
@@ -51,6 +53,7 @@ def use_plainly(folder, other):
         ("tied lists", AttributeError, "list.*(keys|items)"),
         ("computed buffers", ArithmeticError, "frequencies are"),
         ("loss kwargs", ImportError, "LossKwargs"),
+        ("attention masks", ModuleNotFoundError, "modeling_attn_mask_utils"),
         ("config defaults", AttributeError, "pad_token_id"),
         ("validate", TypeError, "user_set_attributes"),
         ("generation config", AttributeError, "eps"),
@@ -59,6 +62,8 @@ def use_plainly(folder, other):
 )
 def test_a_breakage_and_its_cure(breakage, error, says, tmp_path, quiet):
     """A shim that cures nothing, or a breakage that a newer transformers no longer has."""
+    if breakage not in {shim.name for shim in compat.needed()}:
+        pytest.skip(f"transformers {transformers.__version__} has what this code wants")
     name = breakage.replace(" ", "_")  # transformers keeps imported code by the folder's name
     with pytest.raises(error, match=says):
         use_plainly(old_checkpoint(tmp_path / f"{name}_broken", breakage), tmp_path / "other")
@@ -120,7 +125,9 @@ def test_names_that_are_there_are_kept():
 def test_windows():
     """A shim that outlives its reason."""
     assert compat.needed("4.57.6") == () and compat.needed("6.0.0") == ()
-    assert compat.needed("5.0.0rc1") == compat.SHIMS == compat.needed()
+    assert compat.needed("5.24.0") == compat.SHIMS
+    later = {"attention masks"}
+    assert compat.needed("5.0.0rc1") == tuple(shim for shim in compat.SHIMS if shim.name not in later)
 
 
 def test_default_rope_is_that_of_the_library():
@@ -134,6 +141,30 @@ def test_default_rope_is_that_of_the_library():
     assert torch.equal(compat.default_rope(base=5e5, dim=16)[0], found)
     with pytest.raises(ValueError, match=r"need a config, or `base` and `dim`, got \['dim'\]"):
         compat.default_rope(dim=16)
+
+
+OLD_MASKS = "transformers.modeling_attn_mask_utils"
+
+
+@pytest.mark.skipif(importlib.util.find_spec(OLD_MASKS) is None, reason="the library's own are gone")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_old_masks_are_those_of_the_library():
+    """A mask that shows padding, or what lies behind, to code that was written for the library's own functions."""
+    theirs, states = importlib.import_module(OLD_MASKS), torch.zeros(2, 3, 4)
+    seen = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    for wanted in (None, 3):
+        found = old_masks._prepare_4d_attention_mask(seen, torch.float, wanted)
+        assert torch.equal(found, theirs._prepare_4d_attention_mask(seen, torch.float, wanted))
+    shape = torch.randint(2, (2, 1, 3, 5), generator=torch.Generator().manual_seed(0)).float()
+    for mask in (seen, None, shape):
+        for window in (None, 1):
+            given = (mask, (2, 3), states, 2, window)
+            found = old_masks._prepare_4d_causal_attention_mask(*given)
+            assert torch.equal(found, theirs._prepare_4d_causal_attention_mask(*given))
+    for mask in (seen, shape):
+        given = (mask, (2, 3), states, 2)
+        found = old_masks._prepare_4d_causal_attention_mask_for_sdpa(*given)
+        assert torch.equal(found, theirs._prepare_4d_causal_attention_mask_for_sdpa(*given))
 
 
 def test_code_that_is_not_trusted_is_not_run(tmp_path, quiet):

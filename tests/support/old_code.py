@@ -111,6 +111,11 @@ BROKEN = {
         "from transformers.utils import LossKwargs\n"
         "class Arguments(FlashAttentionKwargs, LossKwargs): ...\n",
     },
+    "attention masks": {
+        "imports": "from transformers.modeling_attn_mask_utils import _prepare_4d_attention_mask",
+        "body": "seen = _prepare_4d_attention_mask(torch.ones_like(input_ids), torch.float) == 0\n"
+        "        assert seen.all() and seen.shape == (len(input_ids), 1, input_ids.shape[1], input_ids.shape[1])",
+    },
     "config defaults": {"end": "self.padding_idx = config.pad_token_id\n        self.post_init()", "settings": {}},
     "use_cache": {"arguments": ", labels=None", "body": "assert not self.config.use_cache"},
     "tie_weights": {"end": "", "methods": "def tie_weights(self):\n        self.tied = True"},
