@@ -42,12 +42,12 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from hf_unmask import UnmaskingPolicyConfig, attach
 from hf_unmask.evaluation.problems import load_problems
 from hf_unmask.trainers import EvaluateReward, SpeedReward, UnmaskingGRPOConfig, UnmaskingGRPOTrainer
+from hf_unmask.trainers.checkpoints import newest_whole
 
 ROLLOUTS, GROUP, EXPERTS = 128, 8, 1  # per update of all devices together; per prompt
 
@@ -181,9 +181,9 @@ def main() -> None:
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
-    newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    newest, _ = newest_whole(Path(args.output_dir))
     trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=newest)
+    trainer.train(resume_from_checkpoint=newest is not None)
     trainer.save_model()  # the best checkpoint: LearnedUnmaskingSampler.from_pretrained(output)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -15,9 +15,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from hf_unmask.cli.train import run_command
+from hf_unmask.trainers.checkpoints import newest_whole
 
 #: What all recipes share. A batch mixes both tasks; sums have 40 positions, sudokus 24, and their rows say so.
 COMMON: dict[str, Any] = {
@@ -116,7 +115,7 @@ def main() -> None:
     parser.add_argument("--output", help="folder of the run; runs/NAME if not given")
     args, options = parser.parse_known_args()
     output = args.output or str(Path("runs") / args.policy)
-    started = Path(output).is_dir() and get_last_checkpoint(output) is not None
+    started = newest_whole(Path(output))[0] is not None
     run_command(["--output", output, *(["--resume"] if started else []), *options], COMMON | RECIPES[args.policy])
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,12 @@ _HIDDEN = ".saving"
 def in_hiding(trainer: Any, run: Path) -> Iterator[Path]:
     """A folder in which a trainer's processes write checkpoint-N of a ``run``; at the end it is moved there.
 
-    A process that is killed meanwhile leaves the hidden folder, which the next save removes, and older checkpoints as
+    A process that is killed meanwhile leaves the hidden folder, which the next one removes, and older checkpoints as
     they were. These are rotated only when the new one is there.
     """
     args, state, hidden = trainer.args, trainer.state, run / _HIDDEN
     name = f"checkpoint-{state.global_step}"
     if args.should_save:  # one process, or one per machine that has a disk of its own
-        shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
     trainer.accelerator.wait_for_everyone()
     try:
@@ -180,6 +179,12 @@ def _newest(run: Path) -> Path:
     return found
 
 
-def only_run(args: Any) -> AbstractContextManager[None]:
-    """Keep other trainings out of the output folder, for the process that writes there."""
-    return only_writer(Path(args.output_dir), "training") if args.should_save else nullcontext()
+@contextmanager
+def only_run(args: Any) -> Iterator[None]:
+    """Keep other trainings out of the output folder, for the process that writes there; a killed one left nothing."""
+    if not args.should_save:
+        yield
+        return
+    with only_writer(Path(args.output_dir), "training"):
+        shutil.rmtree(Path(args.output_dir) / _HIDDEN, ignore_errors=True)
+        yield

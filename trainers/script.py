@@ -46,7 +46,7 @@ class ScriptArguments:
     """What ``hf-unmask train`` takes besides the settings of the trainer (`UnmaskingGRPOConfig`)."""
 
     output: str | None = _option(None, "Folder for checkpoints, logs and at last the policy.")
-    resume: bool = _option(False, "Go on from the newest checkpoint in --output.")
+    resume: bool = _option(False, "Go on from the newest whole checkpoint in --output.")
 
     model: str = _option(TINY, "Folder or repository of the denoiser, or `tiny` for the embedded one.")
     revision: str | None = _option(None, "Branch, tag or commit of the denoiser.")

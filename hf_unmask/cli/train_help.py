@@ -30,7 +30,7 @@ _OTHERWISE = {
     "block_length": "Positions per block; 0: full diffusion. [default: that of --policy, else 32]",
     "eval_steps": "Updates between validations. [default: save_steps]",
     "eval_strategy": "no, steps or epoch. [default: steps if there are validation problems]",
-    "resume_from_checkpoint": "A checkpoint to go on from; --resume takes the newest.",
+    "resume_from_checkpoint": "A checkpoint to go on from; --resume takes the newest whole one.",
     "trust_remote_code": "Run code that comes with the denoiser's repository, and a metric's of the Hub.",
 }
 

@@ -654,6 +654,7 @@ RESUMABLE = {
     "accumulation": {"gradient_accumulation_steps": 2, "num_iterations": 1, "steps_per_generation": 1, "save_steps": 3},
     "conditioned": {"policy": UnmaskingPolicyConfig(**SMALL, **CONDITIONED)},
     "reference": {"beta": 0.1},
+    "entropy of its own": {"use_adaptive_entropy": True},  # TRL adds a file to the checkpoint
 }
 
 
