@@ -260,6 +260,16 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def checked_kind(config: Any) -> GenerationConfig:
+    """The ``generation_config`` of a call, if it is one; anything else would be read as if it were empty."""
+    if not isinstance(config, GenerationConfig):
+        raise ValueError(
+            f"`generation_config` must be a GenerationConfig, got {config!r}: pass the options themselves, or "
+            "UnmaskingGenerationConfig(...)"
+        )
+    return config
+
+
 def _asked(config: Any, own: Any) -> dict[str, Any]:
     """What the ``generation_config`` of a call sets, checked.
 
@@ -267,12 +277,11 @@ def _asked(config: Any, own: Any) -> dict[str, Any]:
     """
     if config is None:
         return {}
-    if not isinstance(config, GenerationConfig):
-        raise ValueError(
-            f"`generation_config` must be a GenerationConfig, got {config!r}: pass the options themselves, or "
-            "UnmaskingGenerationConfig(...)"
-        )
-    said = {name: value for name, value in vars(config).items() if value is not None and not name.startswith("_")}
+    said = {
+        name: value
+        for name, value in vars(checked_kind(config)).items()
+        if value is not None and not name.startswith("_")
+    }
     said = {name: value for name, value in said.items() if name in DEFAULTS or value != getattr(own, name, None)}
     unknown = sorted(said.keys() - DEFAULTS.keys() - FOREIGN.keys() - METADATA)
     if unknown:

@@ -115,11 +115,12 @@ def own_mode(*handed: Any) -> Any:
     return next((cache for cache in handed if cache is not None and not isinstance(cache, Cache)), None)
 
 
-def asked_rows(config: GenerationConfig, rows: Tensor) -> Tensor:
-    """Of rows [B * R, ...] that transformers repeated for beams of the model's config, those that the call returns."""
-    wanted = config.num_return_sequences or 1
+def asked_rows(config: GenerationConfig, input_ids: Tensor) -> Tensor:
+    """[B] long. The rows of ``input_ids`` [B * R, P] that a call asks for, if others stand for the model's beams."""
+    wanted, place = config.num_return_sequences or 1, torch.arange(len(input_ids), device=input_ids.device)
     repeats = max(config.num_beams or 1, wanted)
-    return rows if repeats == wanted else rows[torch.arange(len(rows), device=rows.device) % repeats < wanted]
+    repeated = torch.equal(input_ids, input_ids[place // repeats * repeats])
+    return place[place % repeats < wanted] if repeated else place
 
 
 def repeated(value: Any, repeats: int) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.generation.configuration import CacheMode
+from hf_unmask.generation.configuration import CacheMode, checked_kind
 from hf_unmask.generation.custom_generate import PREPARED, as_passed, asked_rows, own_mode, refuse_foreign, repeated
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import StepEvent, UnmaskOutput
@@ -96,7 +96,7 @@ class Sampler:
         for ``stop_strings`` and for filling a prompt without new tokens use ``hf_unmask.generate`` or
         ``hf_unmask.attach``.
         """
-        config = GenerationConfig() if generation_config is None else generation_config
+        config = GenerationConfig() if generation_config is None else checked_kind(generation_config)
         refuse_foreign("logits_processor", logits_processor, config)
         refuse_foreign("stopping_criteria", stopping_criteria, config)
         unknown = sorted(name for name in model_kwargs.keys() - PREPARED if model_kwargs[name] is not None)
@@ -104,15 +104,16 @@ class Sampler:
             raise ValueError(f"unknown option {', '.join(unknown)} of generate(custom_generate={self}): drop it")
         if temperature and config.do_sample is False:
             raise ValueError(f"`temperature={temperature}` needs `do_sample=True` with custom_generate={self}")
-        input_ids = asked_rows(config, input_ids)
-        mask = model_kwargs.get("attention_mask")
+        rows, mask = asked_rows(config, input_ids), model_kwargs.get("attention_mask")
+        if len(rows) < len(input_ids):
+            input_ids, mask = input_ids[rows], None if mask is None else mask[rows]
         repeats = config.num_return_sequences or 1
         return generate(
             model,
             input_ids,
             sampler=self,
             # transformers drops a mask of ones, also one that was passed
-            attention_mask=torch.ones_like(input_ids) if mask is None else asked_rows(config, mask),
+            attention_mask=torch.ones_like(input_ids) if mask is None else mask,
             generation_config=as_passed(getattr(model, "generation_config", None), config),
             streamer=unmask_streamer,
             on_step=on_step,

@@ -211,6 +211,10 @@ def test_beams_of_the_models_config_make_no_rows():
         expected = hf_unmask.generate(llada_double(torch.float64), IDS, sampler=SAMPLER, **BASE, **options)
         with pytest.warns(UserWarning, match="asks for num_beams=4"):
             assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, **BASE, **options), expected)
+    config = GenerationConfig(max_new_tokens=8, num_beams=4)
+    with pytest.warns(UserWarning, match="asks for num_beams=4"):  # called directly, it gets every prompt once
+        found = SAMPLER(model, IDS, generation_config=config, attention_mask=REAL)
+    assert torch.equal(found, hf_unmask.generate(llada_double(torch.float64), IDS, sampler=SAMPLER, **BASE))
 
 
 def test_a_cache_through_transformers_own_door():
@@ -312,6 +316,8 @@ def test_custom_generate_refuses_what_it_would_ignore(options, message):
 def test_a_sampler_called_directly_refuses_unknown_options():
     with pytest.raises(ValueError, match="unknown option max_new_tokens, streamer of"):
         SAMPLER(llada_double(), IDS, max_new_tokens=8, streamer=object())
+    with pytest.raises(ValueError, match=r"`generation_config` must be a GenerationConfig, got \{'num_beams': 4"):
+        SAMPLER(llada_double(), IDS, generation_config={"num_beams": 4})
     config = GenerationConfig(max_new_tokens=8)
     found = SAMPLER(tiny_bert(), IDS, generation_config=config, attention_mask=REAL)
     assert torch.equal(found, hf_unmask.generate(tiny_bert(), IDS, sampler=SAMPLER, **BASE))
