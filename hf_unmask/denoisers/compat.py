@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 Names = dict[str, Any]
+_ADDING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -242,9 +244,10 @@ def needed(version: str | None = None) -> tuple[Shim, ...]:
 def library_names(shims: tuple[Shim, ...]) -> Iterator[None]:
     """Names that a checkpoint's code expects in transformers, for as long as it is imported and built.
 
-    A name that is there stays as it is; one that was added is taken away again.
+    A name that is there stays as it is; one that was added is taken away again. Threads that load wait for each other:
+    the first to end would take away what the second still needs.
     """
-    with ExitStack() as undo:
+    with _ADDING, ExitStack() as undo:
         for shim in shims:
             for names, key, value in [] if shim.library is None else shim.library():
                 if key not in names:

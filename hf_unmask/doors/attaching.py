@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import functools
+import threading
 from typing import Any, Literal, NoReturn
 
 from torch import nn
 
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.families import Attention
-from hf_unmask.doors.random_canvas import check_sampler, is_canvas_model, standing_in
+from hf_unmask.doors import random_canvas
 from hf_unmask.generation.loop import generate
 
 
@@ -46,15 +46,29 @@ class AttachedCanvas(AttachedGenerate):
     def __init__(self, model: nn.Module, own: Any):
         self.model = model
         self.own = own
+        self._running = 0  # calls without a sampler, in any thread
+        self._lock = threading.Lock()
 
     def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
-        kind: Any = type(self.model)
-        own = self.own or functools.partial(kind.generate, self.model)
         if sampler is None:
-            return own(*args, **kwargs)
-        check_sampler(sampler)
-        with standing_in(self.model, sampler):
-            return own(*args, **kwargs)
+            return self._without(*args, **kwargs)
+        random_canvas.check_sampler(sampler)
+        try:
+            return random_canvas.generate(self.model, sampler, *args, **kwargs)
+        finally:
+            with self._lock:
+                if not self._running:  # one that runs may be reading them
+                    random_canvas.forget_first_sampler(self.model)
+
+    def _without(self, *args: Any, **kwargs: Any) -> Any:
+        kind: Any = type(self.model)
+        with self._lock:
+            self._running += 1
+        try:
+            return self.own(*args, **kwargs) if self.own else kind.generate(self.model, *args, **kwargs)
+        finally:
+            with self._lock:
+                self._running -= 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AttachedCanvas:
         return AttachedCanvas(copy.deepcopy(self.model, memo), copy.deepcopy(self.own, memo))
@@ -105,7 +119,7 @@ def attach(
     if isinstance(present, AttachedGenerate) and all(value is None for value in given.values()):
         return model
     own = None if isinstance(present, LostGenerate) else present
-    if is_canvas_model(model):
+    if random_canvas.is_canvas_model(model):
         return _attach_canvas(model, own, given)
     denoiser = Denoiser.from_model(model, **given)
     if isinstance(present, AttachedGenerate):

@@ -9,14 +9,14 @@ puts new random ones at all others. A sampler stands in for the part that accept
 * A learned policy was trained on masked canvases and reads other inputs here: experimental, and it warns.
 
 Everything else is the model's own loop: prompts, caches, temperature schedule, early stopping, streamers and output.
-Random numbers come from torch's global generator, so a row's result depends on its batch, as in the original.
+Random numbers come from torch's global generator, so a row's result depends on its batch, as in the original. A sampler
+is seen by its own call only: other threads may generate with the same model at the same time.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ from hf_unmask.generation.step import SamplerProtocol, State
 REJUDGING = frozenset({"entropy_bound", "threshold", "factor"})
 #: What the model compiles once, around its first sampler, and would keep for every later one.
 _COMPILED = ("_compiled_accept_canvas", "_compiled_renoise_canvas", "_compiled_diffusion_stopping_criteria")
+#: What it compiles once and no sampler is part of.
+_NETWORK = ("_compiled_encoder", "_compiled_decoder_forward")
+#: Its static cache, which a call fills.
+_CACHE = "_cache"
 
 
 class ExperimentalWarning(UserWarning):
@@ -111,35 +115,42 @@ def check_sampler(sampler: Any) -> None:
         )
 
 
-@contextmanager
-def standing_in(model: Any, sampler: SamplerProtocol) -> Iterator[None]:
-    """The model's own ``generate`` asks ``sampler`` for as long as this lasts.
+def generate(model: Any, sampler: SamplerProtocol, *args: Any, **kwargs: Any) -> Any:
+    """The model's own ``generate``, asking ``sampler``.
 
-    The model keeps compiled copies of the first sampler it met, and would go on with them; they are dropped before and
-    after. Ours is not compiled.
+    It runs on a twin that shares the model's weights, hooks and settings and lives for this call. So nothing that the
+    loop finds or keeps on its model is seen by another call: neither the sampler, nor what is compiled around it, nor a
+    static cache. Ours is not compiled; the compiled network is the model's.
     """
+    twin = _twin(model, sampler)
+    try:
+        return type(model).generate(twin, *args, **kwargs)
+    finally:
+        for name in _NETWORK:
+            if name in twin.__dict__:
+                model.__dict__.setdefault(name, twin.__dict__[name])
+
+
+def _twin(model: Any, sampler: SamplerProtocol) -> Any:
+    twin = copy.copy(model)  # of the module's attributes; its parameters and submodules are the same
+    own = twin.__dict__
+    for name in (*_COMPILED, _CACHE):
+        own.pop(name, None)
+    own["forward"] = model.forward  # so that what is compiled belongs to the model
 
     def prepare(generation_config: Any) -> AcceptingSampler:
         end = generation_config.eos_token_id
         stops = () if end is None else (end,) if isinstance(end, int) else tuple(end)
         found = AcceptingSampler(sampler, model.config.canvas_length, model.config.text_config.vocab_size, stops)
-        _forget(model)
         # the loop takes these instead of compiling its sampler's methods, if it compiles at all
-        model.__dict__[_COMPILED[0]] = found.accept_canvas
-        model.__dict__[_COMPILED[1]] = found.renoise_canvas
+        own[_COMPILED[0]], own[_COMPILED[1]] = found.accept_canvas, found.renoise_canvas
         return found
 
-    before = model.__dict__.get("_prepare_sampler")
-    model.__dict__["_prepare_sampler"] = prepare
-    try:
-        yield
-    finally:
-        del model.__dict__["_prepare_sampler"]
-        if before is not None:
-            model.__dict__["_prepare_sampler"] = before
-        _forget(model)
+    own["_prepare_sampler"] = prepare
+    return twin
 
 
-def _forget(model: Any) -> None:
+def forget_first_sampler(model: Any) -> None:
+    """What the model compiled around the first sampler of its own goes; its next call compiles for the one it has."""
     for name in _COMPILED:
         model.__dict__.pop(name, None)

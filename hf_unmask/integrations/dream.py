@@ -13,6 +13,7 @@ ones. For fewer forward passes use ``hf_unmask.attach``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -52,8 +53,8 @@ def native_hooks(
     return {"generation_tokens_hook_func": loop.tokens, "generation_logits_hook_func": loop.logits}
 
 
-class _NativeLoop:
-    """What is remembered between the hooks of one call; a new call begins with step None."""
+class _NativeLoop(threading.local):
+    """What is remembered between the hooks of one call; a new call begins with step None, each thread has its own."""
 
     def __init__(
         self, sampler: SamplerProtocol, steps: int, mask_token_id: int, attention_mask: Tensor | None, seed: int

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -111,6 +113,25 @@ def test_the_library_is_left_as_it_was(tmp_path, quiet):
         assert ROPE_INIT_FUNCTIONS["default"] is compat.default_rope
         raise RuntimeError("stop")
     assert before == ROPE_INIT_FUNCTIONS
+
+
+def test_threads_that_load_wait_for_each_other():
+    """A name that the first load takes away while the second still needs it."""
+    names = {}
+    shim = compat.Shim("test", "breaks", compat.Window("0", "9"), library=lambda: [(names, "name", 1)])
+    inside, second = threading.Event(), threading.Event()
+
+    def load():
+        with compat.library_names((shim,)):
+            second.set()
+            return inside.is_set(), dict(names)
+
+    with ThreadPoolExecutor(1) as pool:
+        with compat.library_names((shim,)):
+            call = pool.submit(load)
+            assert not second.wait(0.2) and names == {"name": 1}
+            inside.set()
+        assert call.result(60) == (True, {"name": 1}) and names == {}
 
 
 def test_names_that_are_there_are_kept():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -147,24 +149,104 @@ def test_what_has_no_meaning_is_refused(model):
         hf_unmask.generate(model, IDS, sampler=ThresholdSampler(0.5), max_new_tokens=8)
 
 
-def test_the_first_sampler_does_not_stay(model):
+@pytest.fixture
+def uncompiled():
+    """The same paths, without waiting for a compiler."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+def test_the_first_sampler_does_not_stay(model, uncompiled):
     """The model compiles its first sampler's methods and keeps them: a later bound would be ignored."""
-    torch.compiler.set_stance("force_eager")  # the same paths, without waiting for a compiler
-    try:
-        options = {"cache_implementation": "static"}
-        own = {
-            bound: run(model, sampler_config=EntropyBoundSamplerConfig(entropy_bound=bound), **options).sequences
-            for bound in (0.1, 50.0)
-        }
-        assert torch.equal(own[0.1], own[50.0])  # its own calls: the first bound stays
-        assert "_compiled_accept_canvas" in vars(model)
-        ours = {bound: run(model, sampler=EntropyBoundSampler(bound), **options).sequences for bound in (50.0, 0.1)}
-        assert torch.equal(ours[0.1], own[0.1]) and not torch.equal(ours[50.0], ours[0.1])
-        assert not set(COMPILED) & set(vars(model))  # its next own call starts afresh
-        fresh = run(model, sampler_config=EntropyBoundSamplerConfig(entropy_bound=50.0), **options).sequences
-        assert torch.equal(fresh, ours[50.0])
-    finally:
-        torch.compiler.set_stance("default")
+    options = {"cache_implementation": "static"}
+    own = {
+        bound: run(model, sampler_config=EntropyBoundSamplerConfig(entropy_bound=bound), **options).sequences
+        for bound in (0.1, 50.0)
+    }
+    assert torch.equal(own[0.1], own[50.0])  # its own calls: the first bound stays
+    assert "_compiled_accept_canvas" in vars(model)
+    ours = {bound: run(model, sampler=EntropyBoundSampler(bound), **options).sequences for bound in (50.0, 0.1)}
+    assert torch.equal(ours[0.1], own[0.1]) and not torch.equal(ours[50.0], ours[0.1])
+    assert not set(COMPILED) & set(vars(model))  # its next own call starts afresh
+    fresh = run(model, sampler_config=EntropyBoundSamplerConfig(entropy_bound=50.0), **options).sequences
+    assert torch.equal(fresh, ours[50.0])
+
+
+def test_the_compiled_network_stays(model, uncompiled):
+    """A call with a sampler that compiles the model anew each time, or leaves it bound to something that is gone."""
+    options = {"cache_implementation": "static", "sampler": ThresholdSampler(0.3)}
+    first = run(model, **options).sequences
+    network = model._compiled_decoder_forward, model._compiled_encoder
+    assert torch.equal(run(model, **options).sequences, first)
+    assert (model._compiled_decoder_forward, model._compiled_encoder) == network
+    assert network[0].__wrapped__.__self__ is model
+
+
+class Pausing(ThresholdSampler):
+    """Stops at its first question until it is told to go on; random numbers then start anew."""
+
+    def select(self, step, state, noise):
+        assert threading.current_thread() is not threading.main_thread(), "another call's sampler was asked"
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.go_on.wait(60)
+            torch.manual_seed(5)
+        return super().select(step, state, noise)
+
+
+def during_its_pause(model, action, **options):
+    """The tokens of a call with a sampler in another thread, and what ``action`` returned while that call stood."""
+    sampler = Pausing(0.3)
+    vars(sampler).update(begun=threading.Event(), go_on=threading.Event())
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(run, model, sampler=sampler, **options)
+        try:
+            assert sampler.begun.wait(60)
+            found = action()
+        finally:
+            sampler.go_on.set()
+        return call.result().sequences, found
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=["dynamic", "compiled"])
+def test_a_sampler_is_seen_by_its_own_call_only(model, uncompiled, options):
+    """A plain call in another thread that the sampler decides; a compiled rule or a static cache that both use."""
+    undisturbed, _ = during_its_pause(model, lambda: None, **options)
+    own = run(model, **options).sequences
+    bounded = run(model, sampler=EntropyBoundSampler(50.0), **options).sequences
+    assert not torch.equal(own, undisturbed) and not torch.equal(own, bounded)
+    for action, expected in [
+        (lambda: run(model, **options), own),
+        (lambda: run(model, sampler=EntropyBoundSampler(50.0), **options), bounded),
+        (lambda: type(model).generate(model, IDS[:1], max_new_tokens=8), None),
+    ]:
+        disturbed, found = during_its_pause(model, action, **options)
+        assert expected is None or torch.equal(found.sequences, expected)
+        assert torch.equal(disturbed, undisturbed)
+
+
+def test_a_plain_call_keeps_what_it_compiled(model, uncompiled):
+    """A call with a sampler that ends meanwhile and takes the compiled functions away under it."""
+    waits = Waiting(threading.Event(), threading.Event())
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(
+            model.generate,
+            IDS[:1],
+            max_new_tokens=8,
+            max_denoising_steps=2,
+            cache_implementation="static",
+            streamer=waits,
+        )
+        try:
+            assert waits.begun.wait(60)
+            run(model, sampler=ThresholdSampler(0.3))
+            assert set(COMPILED) <= set(vars(model))
+        finally:
+            waits.go_on.set()
+        call.result()
+    run(model, sampler=ThresholdSampler(0.3))
+    assert not set(COMPILED) & set(vars(model))
 
 
 def test_attached_and_detached(model):
@@ -179,6 +261,18 @@ def test_attached_and_detached(model):
     with pytest.raises(RuntimeError, match="attached when it was pickled"):
         lost(IDS)
     assert "generate" not in vars(detach(model))
+
+
+class Waiting(Streamer):
+    """Stops a call at its first draft."""
+
+    def __init__(self, begun, go_on):
+        super().__init__()
+        self.begun, self.go_on = begun, go_on
+
+    def put_draft(self, value):
+        self.begun.set()
+        assert self.go_on.wait(60)
 
 
 class Failing(Streamer):

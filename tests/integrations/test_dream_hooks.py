@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from engines import native_dream
@@ -57,6 +60,27 @@ def test_hooks_serve_several_calls_and_keep_prompts(model):
     ids = torch.tensor([[5, MASK, 6]])
     first, again = (model.diffusion_generate(ids, max_new_tokens=NEW, steps=NEW, **hooks) for _ in range(2))
     assert torch.equal(first, again) and torch.equal(first[:, :3], ids)
+
+
+def test_hooks_serve_calls_in_several_threads(model):
+    """A canvas of one call that is written into another."""
+    hooks = native_hooks(CreditSampler(threshold=0.1), steps=NEW, mask_token_id=MASK)
+    prompts = [torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9], [10, 11]])]
+    turns = threading.Barrier(len(prompts))
+
+    def taking_turns(step, x, logits):
+        turns.wait(60)  # each call's hooks run between those of the other
+        return hooks["generation_tokens_hook_func"](step, x, logits)
+
+    def call(ids, hook):
+        return model.diffusion_generate(
+            ids, max_new_tokens=NEW, steps=NEW, **{**hooks, "generation_tokens_hook_func": hook}
+        )
+
+    alone = [call(ids, hooks["generation_tokens_hook_func"]) for ids in prompts]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda ids: call(ids, taking_turns), prompts))
+    assert all(map(torch.equal, found, alone))
 
 
 def test_what_the_loop_cannot_give_is_refused():
