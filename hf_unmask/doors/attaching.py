@@ -45,7 +45,7 @@ class AttachedCanvas(AttachedGenerate):
 
     def __init__(self, model: nn.Module, own: Any):
         self.model = model
-        self.own = own
+        self.own = own  # as above: asked without a sampler
         self._running = 0  # calls without a sampler, in any thread
         self._lock = threading.Lock()
 

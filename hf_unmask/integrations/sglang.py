@@ -1,6 +1,6 @@
 """SGLang: learned policies and the threshold family as the algorithm ``HfUnmask`` of its diffusion engine.
 
-    python -m sglang.launch_server --model-path ORG/MODEL --trust-remote-code \\
+    sglang serve --model-path ORG/MODEL --trust-remote-code \\
         --dllm-algorithm HfUnmask --dllm-algorithm-config policy.yaml
 
 SGLang finds it through the entry point ``sglang.srt.plugins`` of the installed package. ``policy.yaml`` names a policy
@@ -14,12 +14,14 @@ and its dials, or any other sampler by its spec::
 ``seed`` (default 0) is that of stochastic samplers, ``block_size`` is read by SGLang itself. A sampler must do with the
 active block and without memory. Its clock starts anew in each block, because the engine keeps nothing of a request
 between blocks: exact for a policy trained on one block, an approximation for the others. Tokens are the most probable
-ones, as in SGLang's own algorithms.
+ones, as in SGLang's own algorithms. A mask token inside a prompt is text, as in our own loop. A fault in ``policy.yaml``
+ends the server at launch, before a model is loaded.
 
 Random numbers are a function of seed, step and place in the sequence. So all ranks of a tensor-parallel server decide
 alike, and a request's answer depends on no other request; equal requests get equal answers.
 
-Written against SGLang 0.5.23 and tested against a double of its interface: not yet run on a live engine.
+Written against SGLang 0.5.23. ``make engines`` serves tiny models on its CPU engine and compares the tokens with our own
+loop; examples/serve_sglang.md says what that found.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def sampler_of(config: Mapping[str, Any]) -> Sampler:
     Raises:
         ValueError: an unknown key, none or both of ``policy`` and ``sampler``, or one that the engine cannot serve.
     """
-    unknown = sorted(set(config) - set(_KEYS))
+    unknown = sorted(set(config) - set(_KEYS), key=str)
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r} in the algorithm's config; allowed: {', '.join(_KEYS)}")
     if (config.get("policy") is None) == (config.get("sampler") is None):
@@ -88,15 +90,27 @@ class HfUnmask(DllmAlgorithm):  # type: ignore[misc]  # SGLang is not installed 
                 f"this needs a model with a mask token, got mask_id {config.mask_id}: use its own algorithm"
             )
         settings = config.algorithm_config or {}
+        require_int("block_size", self.block_size, at_least=1)
         self.sampler = sampler_of(settings)
         warn_of_blocks(self.sampler, self.block_size)
         self.seed = settings.get("seed", 0)
         require_int("seed", self.seed, at_least=0)
 
+    @classmethod
+    def configure_server_args(cls, server_args: Any) -> None:
+        """Called at launch: a config that cannot be used ends here, and not in a process that has loaded the model."""
+        cls.from_server_args(server_args)
+
     def init_step_state(self, forward_batch: Any) -> list[RowState]:
         """One state per request, for blocks that begin now."""
-        canvas = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size) == self.mask_id
+        canvas = self.undecided(forward_batch)
         return [RowState(*row) for row in zip(torch.zeros_like(canvas[:, 0], dtype=torch.long), canvas, strict=True)]
+
+    def undecided(self, forward_batch: Any) -> Tensor:
+        """[B, W] bool, mask tokens that are not text. The engine says which are where a request's text has some."""
+        masked = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size) == self.mask_id
+        text = forward_batch.dllm_prompt_mask  # [B, W] bool, prompt and what is decided before the block
+        return masked if text is None else masked & ~text
 
     def step(self, forward_batch: Any, logits_output: Any, states: list[RowState]) -> list[bool]:
         """Open positions in ``forward_batch.input_ids`` [B * W], in place.
@@ -110,16 +124,18 @@ class HfUnmask(DllmAlgorithm):  # type: ignore[misc]  # SGLang is not installed 
         if logits is None:
             raise ValueError(f"`full_logits` is missing in {type(logits_output).__name__}: the engine must keep them")
         places = forward_batch.positions.view_as(tokens)
-        result, done = self.advance(tokens, logits.view(*tokens.shape, -1), places, states)
+        masked = self.undecided(forward_batch)
+        result, done = self.advance(tokens, masked, logits.view(*tokens.shape, -1), places, states)
         tokens.copy_(result)  # the engine's graphs hold this very tensor
         return list(done.tolist())
 
-    def advance(self, tokens: Tensor, logits: Tensor, places: Tensor, states: list[RowState]) -> tuple[Tensor, Tensor]:
-        """The step on the device: tokens [B, W], logits [B, W, V], places in the sequence [B, W].
+    def advance(
+        self, tokens: Tensor, masked: Tensor, logits: Tensor, places: Tensor, states: list[RowState]
+    ) -> tuple[Tensor, Tensor]:
+        """The step on the device: tokens [B, W], undecided ones [B, W] bool, logits [B, W, V], their places [B, W].
 
         Moves ``states`` on and returns the new tokens [B, W] and which rows had nothing left to open [B] bool.
         """
-        masked = tokens == self.mask_id
         steps = torch.stack([state.steps for state in states])
         decision = decide_block(
             self.sampler,

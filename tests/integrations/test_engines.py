@@ -6,6 +6,7 @@ import importlib
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,6 +167,23 @@ def test_the_engine_gives_the_tokens_of_our_loop(sglang, folder, name):
         assert request.forwards == forwards + blocks  # each block is stored by one more pass, the prompt's too
 
 
+LITERAL = [[5, 6, MASK, 8, 9, 10], [MASK], [MASK] * BLOCK, [5, 6, 7, MASK, MASK], [MASK, 6, 7, 8, 9, 10, 11, 12]]
+
+
+@pytest.mark.filterwarnings("ignore:the prompt holds the mask token")
+@pytest.mark.parametrize("name", ["policy", "threshold", "factor"])
+def test_mask_tokens_of_a_prompt_are_text(sglang, folder, name):
+    """A mask token of the prompt that is filled: the engine then misses its block's keys and dies."""
+    algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, **yaml_of(folder, name)))
+    requests = [Request(prompt, 7, arrives=i) for i, prompt in enumerate(LITERAL + PROMPTS)]
+    found = Engine(algorithm, backbone()).serve(requests)
+    for request, tokens in zip(requests, found, strict=True):
+        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 7)
+        assert request.stored[: len(request.prompt)] == request.prompt and tokens == expected
+        assert request.forwards == forwards + -(-(len(request.prompt) + 7) // BLOCK)
+        assert Engine(algorithm, backbone()).serve([Request(request.prompt, 7)]) == [tokens]
+
+
 def test_a_request_depends_on_no_other(sglang, folder):
     """Draws that depend on the batch, and so on who else is served."""
     algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, policy=str(folder), seed=4))
@@ -188,9 +206,10 @@ def test_the_step_stays_on_the_device(sglang, folder, yaml):
     tokens, logits = torch.full((2, BLOCK), MASK), torch.randn(2, BLOCK, MASK + 1)
     places = torch.arange(BLOCK).expand(2, -1)
     states = [sglang.RowState(torch.tensor(0), torch.ones(BLOCK, dtype=torch.bool)) for _ in range(2)]
-    expected, _ = algorithm.advance(tokens, logits, places, list(states))  # also fills caches with real tensors
+    given = tokens, tokens == MASK, logits, places
+    expected, _ = algorithm.advance(*given, list(states))  # also fills caches with real tensors
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        fake = [mode.from_tensor(t) for t in (tokens, logits, places)]
+        fake = [mode.from_tensor(t) for t in given]
         carried = [sglang.RowState(*map(mode.from_tensor, state)) for state in states]
         found, done = algorithm.advance(*fake, carried)
     assert found.shape == expected.shape and done.shape == (2,)
@@ -219,12 +238,20 @@ def test_the_entry_point_registers_the_algorithm(sglang):
         ({"policy": "builtin:tiny-full"}, "which the engine does not hand out"),
         ({"policy": "./no where;x", "speed": 0.5}, "no folder './no where;x'"),
         ({"sampler": "threshold", "seed": -1}, "`seed` must be >= 0, got -1"),
+        ({"sampler": "threshold", 3: 1, "x": 2}, "unknown key 3 in the algorithm's config"),
     ],
 )
-def test_a_wrong_config_is_refused(sglang, yaml, why):
-    """A misspelt key that leaves the server with another rule."""
+def test_a_wrong_config_is_refused_at_launch(sglang, yaml, why):
+    """A misspelt key that leaves the server with another rule, or stops it after a big model was loaded."""
+    told = engine_config(BLOCK, MASK)
+    told.algorithm_config = yaml
     with pytest.raises(ValueError, match=why):
-        sglang.HfUnmask(engine_config(BLOCK, MASK, **yaml))
+        sglang.HfUnmask.configure_server_args(SimpleNamespace(config=told))
+
+
+def test_a_block_size_that_is_none_is_refused(sglang):
+    with pytest.raises(ValueError, match="`block_size` must be an int, got '8'"):
+        sglang.HfUnmask(engine_config("8", MASK, sampler="threshold"))
 
 
 def test_a_policy_for_other_blocks_is_told(sglang, tmp_path):
@@ -240,7 +267,7 @@ def test_models_and_outputs_without_what_is_needed_are_refused(sglang):
     algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, sampler="threshold"))
     compact = type("Compact", (), {"full_logits": None})()
     with pytest.raises(ValueError, match="`full_logits` is missing in Compact"):
-        batch = type("Batch", (), {"batch_size": 1, "input_ids": torch.full((BLOCK,), MASK)})()
+        batch = SimpleNamespace(batch_size=1, input_ids=torch.full((BLOCK,), MASK), dllm_prompt_mask=None)
         algorithm.step(batch, compact, algorithm.init_step_state(batch))
 
 

@@ -33,6 +33,10 @@ class DllmAlgorithm:
         self.block_size, self.mask_id = config.block_size, config.mask_id
         self.fdfo = config.first_done_first_out_mode
 
+    @classmethod
+    def from_server_args(cls, server_args: Any) -> Any:
+        return cls(server_args.config)
+
     def init_step_state(self, forward_batch: Any) -> list[Any]:
         return [None for _ in range(forward_batch.batch_size)]
 
@@ -95,10 +99,14 @@ class Engine:
     def round(self, requests: list[Request], wrapped: bool) -> None:
         size = self.algorithm.block_size
         starts = torch.tensor([len(request.stored) for request in requests])
+        places = starts[:, None] + torch.arange(size)
+        literal = any(self.algorithm.mask_id in request.prompt for request in requests)
+        prompts = torch.tensor([len(request.prompt) for request in requests])
         batch = SimpleNamespace(
             batch_size=len(requests),
             input_ids=torch.tensor([request.block for request in requests]).flatten(),
-            positions=(starts[:, None] + torch.arange(size)).flatten(),
+            positions=places.flatten(),
+            dllm_prompt_mask=places < prompts[:, None] if literal else None,
         )
         held = batch.input_ids
         fresh = self.algorithm.init_step_state(batch)
