@@ -11,17 +11,17 @@ and its dials, or any other sampler by its spec::
 
     sampler: threshold:threshold=0.9
 
-``seed`` (default 0) is that of stochastic samplers, ``block_size`` is read by SGLang itself. A sampler must do with the
-active block and without memory. Its clock starts anew in each block, because the engine keeps nothing of a request
-between blocks: exact for a policy trained on one block, an approximation for the others. Tokens are the most probable
-ones, as in SGLang's own algorithms. A mask token inside a prompt is text, as in our own loop. A fault in ``policy.yaml``
-ends the server at launch, before a model is loaded.
+``seed`` (default 0) is that of stochastic samplers, ``block_size`` is read by SGLang itself. A fault in the file ends
+the server at launch, before a model is loaded. A sampler must do with the active block and without memory. Its clock
+starts anew in each block, because the engine keeps nothing of a request between blocks: exact for a policy trained on
+one block, an approximation for the others. Tokens are the most probable ones, as in SGLang's own algorithms; a mask
+token inside a prompt is text, as in our own loop.
 
 Random numbers are a function of seed, step and place in the sequence. So all ranks of a tensor-parallel server decide
 alike, and a request's answer depends on no other request; equal requests get equal answers.
 
-Written against SGLang 0.5.23. ``make engines`` serves tiny models on its CPU engine and compares the tokens with our own
-loop; examples/serve_sglang.md says what that found.
+Written against SGLang 0.5.23. ``make engines`` serves tiny models on its CPU engine and compares their tokens with
+those of our own loop; examples/serve_sglang.md says what it found.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from doubles import backbone, row_double
 from engines import (
     Engine,
     Request,
+    block_by_block,
     dinfer_generate,
     dinfer_modules,
     engine_config,
@@ -134,34 +135,23 @@ def sglang(monkeypatch):
     return importlib.import_module("hf_unmask.integrations.sglang")
 
 
-def block_by_block(adapter, prompt, sampler, new):
-    """Our loop, started anew for each block as the engine does; the last block is whole."""
-    text, forwards = list(prompt), 0
-    options = {"sampler": sampler, "return_dict_in_generate": True}
-    while len(text) < len(prompt) + new:
-        ids, room = torch.tensor([text]), BLOCK - len(text) % BLOCK
-        whole = torch.ones_like(ids)  # a padding token that was written is text
-        output = hf_unmask.generate(adapter, ids, attention_mask=whole, max_new_tokens=room, **options)
-        text, forwards = output.sequences[0].tolist(), forwards + int(output.nfe)
-    return text[len(prompt) :][:new], forwards
-
-
 def yaml_of(folder, name):
     return {
         "policy": {"policy": str(folder), "speed": 0.9, "greedy": True},
         "threshold": {"sampler": "threshold:threshold=0.08"},
         "factor": {"sampler": "factor:factor=0.9"},
+        "drawn": {"policy": str(folder), "speed": 0.9, "seed": 4},
     }[name]
 
 
-@pytest.mark.parametrize("name", ["policy", "threshold", "factor"])
+@pytest.mark.parametrize("name", ["policy", "threshold", "factor", "drawn"])
 def test_the_engine_gives_the_tokens_of_our_loop(sglang, folder, name):
     """A block that is reported before its tokens are stored, a clock that other requests move, prompt in a block."""
     algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, **yaml_of(folder, name)))
     requests = [Request(prompt, 7, arrives=2 * i) for i, prompt in enumerate(PROMPTS)]
     found = Engine(algorithm, backbone()).serve(requests)
     for request, tokens in zip(requests, found, strict=True):
-        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 7)
+        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 7, BLOCK, algorithm.seed)
         assert tokens == expected
         blocks = -(-(len(request.prompt) + 7) // BLOCK)
         assert request.forwards == forwards + blocks  # each block is stored by one more pass, the prompt's too
@@ -178,7 +168,7 @@ def test_mask_tokens_of_a_prompt_are_text(sglang, folder, name):
     requests = [Request(prompt, 7, arrives=i) for i, prompt in enumerate(LITERAL + PROMPTS)]
     found = Engine(algorithm, backbone()).serve(requests)
     for request, tokens in zip(requests, found, strict=True):
-        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 7)
+        expected, forwards = block_by_block(denoiser(), request.prompt, algorithm.sampler, 7, BLOCK)
         assert request.stored[: len(request.prompt)] == request.prompt and tokens == expected
         assert request.forwards == forwards + -(-(len(request.prompt) + 7) // BLOCK)
         assert Engine(algorithm, backbone()).serve([Request(request.prompt, 7)]) == [tokens]

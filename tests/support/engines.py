@@ -11,6 +11,9 @@ import torch
 from doubles import DreamDouble, DreamDoubleConfig, block_causal
 from torch import Tensor
 
+import hf_unmask
+from hf_unmask.doors.block import counted_noise
+
 
 def module(name: str, **members: Any) -> ModuleType:
     made = ModuleType(name)
@@ -132,6 +135,40 @@ class Engine:
                 self.round(running, wrapped)
             clock += 1
         return [request.stored[len(request.prompt) :][: request.new] for request in requests]
+
+
+@dataclass(frozen=True)
+class EngineNoise:
+    """A sampler that draws in our loop what it draws in the engine: by seed, step of the block, place in the text."""
+
+    sampler: Any
+    seed: int
+    start: int  # place of the canvas's first position
+    needs = property(lambda self: self.sampler.needs)
+    may_stall = property(lambda self: self.sampler.may_stall)
+
+    def init(self, rows: int, length: int, device: Any) -> Any:
+        return self.sampler.init(rows, length, device)
+
+    def select(self, step: Any, state: Any, noise: Any) -> Any:
+        del noise
+        key = torch.full_like(step.steps, self.seed)
+        return self.sampler.select(step, state, counted_noise(key, step.block_steps, self.start + step.index))
+
+
+def block_by_block(
+    adapter: Any, prompt: list[int], sampler: Any, new: int, size: int, seed: int = 0
+) -> tuple[list[int], int]:
+    """Our loop, started anew for each block as the engine does; the last block is whole."""
+    text, forwards = list(prompt), 0
+    while len(text) < len(prompt) + new:
+        ids, room = torch.tensor([text]), size - len(text) % size
+        output = hf_unmask.generate(
+            adapter, ids, attention_mask=torch.ones_like(ids),  # a padding token that was written is text
+            sampler=EngineNoise(sampler, seed, len(text)), max_new_tokens=room, return_dict_in_generate=True,
+        )  # fmt: skip
+        text, forwards = output.sequences[0].tolist(), forwards + int(output.nfe)
+    return text[len(prompt) :][:new], forwards
 
 
 # dllm-plugin of vLLM
