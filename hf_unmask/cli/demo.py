@@ -12,9 +12,18 @@ from rich import box
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
-from hf_unmask.cli.terminal import JsonFlag, SeedOption, make_console, plain_errors, print_json, quiet_libraries
+from hf_unmask.cli.terminal import (
+    JsonFlag,
+    SeedOption,
+    make_console,
+    plain_errors,
+    print_json,
+    quiet_libraries,
+    say,
+    styled,
+)
+from hf_unmask.results.foreign_text import printable
 
 if TYPE_CHECKING:
     from hf_unmask.cli.demo_measuring import DemoRow, Setting
@@ -76,7 +85,8 @@ def _measure_all(
         bar = progress.add_task("", total=sum(len(problems[setting.task]) for setting in plan))
         try:
             for setting in plan:
-                progress.update(bar, description=escape(f"{setting.task}, {setting.regime}, {setting.label}"))
+                line = f"{setting.task}, {setting.regime}, {setting.label}"
+                progress.update(bar, description=escape(printable(line)))
                 rows.append(
                     measure(
                         model,
@@ -99,19 +109,18 @@ def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for (task, regime), group in itertools.groupby(rows, key=lambda row: (row.task, row.regime)):
         table.add_section()
-        table.add_row(Text(f"{task}, {regime}", style="bold"))
+        table.add_row(styled(f"{task}, {regime}", "bold"))
         for row in group:
             table.add_row(
-                Text(f"  {row.label}"),
+                styled(f"  {row.label}"),
                 f"{row.accuracy:.1%}",
                 f"{row.nfe:.1f}",
                 f"{row.tokens_per_forward:.2f}",
                 f"{row.seconds:.1f}",
                 f"{row.seconds_per_sequence:.3f}",
             )
-    console = make_console()
-    console.print(table)
-    console.print("NFE: forward passes of the model per answer. Blocks are filled left to right.")
+    make_console().print(table)
+    say("NFE: forward passes of the model per answer. Blocks are filled left to right.")
 
 
 def _shown(plan: list[Setting], *, chosen: bool) -> Setting:
@@ -123,9 +132,9 @@ def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, 
     from hf_unmask.cli.demo_measuring import answer
     from hf_unmask.cli.terminal_canvas import watching
 
-    console, problem = make_console(), problems[setting.task][0]
-    console.print(f"\n{problem.prompt!r} with {setting.label}, {setting.regime}:", markup=False)
-    with watching(console, tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
+    problem = problems[setting.task][0]
+    say("", f"{problem.prompt!r} with {setting.label}, {setting.regime}:")
+    with watching(make_console(), tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
         texts, output = answer(model, tokenizer, setting, [problem.prompt], seed=seed, on_step=show)
     verdict = "right" if problem.solved_by(texts[0]) else f"wrong, expected {problem.answer!r}"
-    console.print(f"{int(output.nfe[0])} forward passes; the answer is {verdict}.", markup=False)
+    say(f"{int(output.nfe[0])} forward passes; the answer is {verdict}.")

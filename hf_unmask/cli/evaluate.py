@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_unmask.cli.terminal import load_model, make_console, plain_errors, print_json, quiet_libraries
+from hf_unmask.cli.terminal import load_model, make_console, plain_errors, print_json, quiet_libraries, say, styled
 
 if TYPE_CHECKING:
     from hf_unmask.results.records import OperatingPoint
@@ -145,7 +145,6 @@ def _assignment(text: str) -> tuple[str, str]:
 def _print_table(points: list[OperatingPoint]) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     console = make_console(width=160)
     table = Table(box=box.SIMPLE_HEAD)
@@ -158,9 +157,9 @@ def _print_table(points: list[OperatingPoint]) -> None:
         setting = point.setting
         low, high = point.accuracy_interval
         table.add_row(
-            Text(f"{setting.task}, {setting.template}" if several else setting.task),
+            styled(f"{setting.task}, {setting.template}" if several else setting.task),
             "full" if setting.block_length is None else str(setting.block_length),
-            Text(setting.sampler),
+            styled(setting.sampler),
             f"{point.accuracy:.1%}",
             f"{low:.1%} to {high:.1%}",
             f"{point.nfe_mean:.1f}",
@@ -168,4 +167,4 @@ def _print_table(points: list[OperatingPoint]) -> None:
             f"{point.seconds_per_sequence.get('total', float('nan')):.3f}",
         )
     console.print(table)
-    console.print("tokens/NFE: answer tokens before the first stop token per forward pass.")
+    say("tokens/NFE: answer tokens before the first stop token per forward pass.")

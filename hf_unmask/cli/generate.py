@@ -16,6 +16,7 @@ from hf_unmask.cli.terminal import (
     plain_errors,
     print_json,
     quiet_libraries,
+    say_prose,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def generate(  # noqa: PLR0913 - one argument per option
             settings = {"model": model, "sampler": str(rule), "seed": seed, **options}
             print_json({**settings, "seconds": seconds, "version": __version__, "results": results})
         else:
-            typer.echo("\n".join(texts))
+            say_prose("\n".join(texts))
 
 
 def _run(

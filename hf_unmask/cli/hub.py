@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json, quiet_libraries
+from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json, quiet_libraries, say, say_prose
 
 if TYPE_CHECKING:
     from hf_unmask.denoisers.adapter import Denoiser
@@ -77,7 +77,7 @@ def push(  # noqa: PLR0913 - one argument per option
         if as_json:
             print_json({"commit": done.oid, "url": done.commit_url, "pull_request": done.pr_url})
         else:
-            typer.echo(done.pr_url or done.commit_url)
+            say(done.pr_url or done.commit_url)
 
 
 def card(
@@ -98,7 +98,7 @@ def card(
         loaded, folder, _ = _load(policy, revision, max_bytes)
         text = render_card(loaded, results=results, recipe=read_recipe(folder), license=license, name=policy)
         if output is None:
-            typer.echo(text, nl=False)
+            say_prose(text.removesuffix("\n"))
         else:
             output.write_text(text, encoding="utf-8")
 
@@ -120,7 +120,7 @@ def pull(
         if as_json:
             print_json({"repo": repo, "commit": commit_of(cached), "folder": str(folder)})
         else:
-            typer.echo(f"{repo} at {commit_of(cached)} is in {folder}")
+            say(f"{repo} at {commit_of(cached)} is in {folder}")
 
 
 def info(
@@ -153,8 +153,8 @@ def info(
             print_json({**facts, "code": code, "trained_for": config.trained_for, "results": results})
             return
         for key, value in {**facts, "code": _shown_code(code), **config.trained_for}.items():
-            typer.echo(f"{key}: {_shown(value)}")
-        typer.echo(_shown_results(results))
+            say(f"{key}: {_shown(value)}")
+        say(*_shown_results(results))
 
 
 def _shown(value: Any) -> str:
@@ -198,7 +198,7 @@ def verify(  # noqa: PLR0913 - one argument per option
             lines = [f"differs: {difference}" for difference in found] or [f"{policy} fits {model}"]
             lines += [f"not recorded by the policy: {name}" for name in unrecorded]
             lines += [f"code: {_shown_code(code)}"] if code != [] else []
-            typer.echo("\n".join(lines))
+            say(*lines)
     if found:
         raise typer.Exit(1)
 
@@ -222,9 +222,9 @@ def search(
         if as_json:
             print_json({"policies": rows})
         elif not rows:
-            typer.echo("no policy found", err=True)
+            say("no policy found", err=True)
         for row in () if as_json else rows:
-            typer.echo(f"{row['id']}  for {_shown(row['base_model'] or None)}  {row['downloads'] or 0} downloads")
+            say(f"{row['id']}  for {_shown(row['base_model'] or None)}  {row['downloads'] or 0} downloads")
 
 
 def _bases(tags: list[str]) -> list[str]:
@@ -284,7 +284,7 @@ def _code(policy: str, folder: Path) -> list[str] | None:
         if names is None:
             return None
         found = [name for name in names if name.endswith(".py")]
-    return sorted(name if name.isprintable() else ascii(name) for name in found)
+    return sorted(found)
 
 
 def _results(policy: str, folder: Path) -> list[dict[str, str]] | None:
@@ -295,12 +295,13 @@ def _results(policy: str, folder: Path) -> list[dict[str, str]] | None:
     return None if card is None else [asdict(result) for result in published_results(card)]
 
 
-def _shown_results(results: list[dict[str, str]] | None) -> str:
+def _shown_results(results: list[dict[str, str]] | None) -> list[str]:
     if not results:
-        return "results: unknown, the Hub does not answer" if results is None else "results: -"
+        return ["results: unknown, the Hub does not answer" if results is None else "results: -"]
     from hf_unmask.results.markdown import table
 
-    return "\n" + table(["results, as its card says", "metric", "value"], [list(row.values()) for row in results])
+    rows = [list(row.values()) for row in results]
+    return ["", *table(["results, as its card says", "metric", "value"], rows).splitlines()]
 
 
 def _shown_code(code: list[str] | None) -> str:

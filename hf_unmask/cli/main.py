@@ -13,7 +13,7 @@ from hf_unmask.cli.demo import demo
 from hf_unmask.cli.evaluate import evaluate
 from hf_unmask.cli.generate import generate
 from hf_unmask.cli.report import report, transfer
-from hf_unmask.cli.terminal import plain_errors
+from hf_unmask.cli.terminal import plain_errors, say
 from hf_unmask.cli.watch import watch
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit()
 
 

@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-from hf_unmask.cli.result_options import Folder, TokenizerOption, matches, tokenizer_of
-from hf_unmask.cli.terminal import plain_errors
+from hf_unmask.cli.result_options import Folder, TokenizerOption, TrustOption, matches, tokenizer_of
+from hf_unmask.cli.terminal import plain_errors, say
 
 
-def report(folder: Folder, tokenizer: TokenizerOption = None) -> None:
+def report(folder: Folder, tokenizer: TokenizerOption = None, trust_remote_code: TrustOption = False) -> None:
     """Write results.csv, tables.md, frontier plots and a self-contained report.html into an evaluation's folder."""
     with plain_errors():
         from hf_unmask.report.writing import write_report
         from hf_unmask.results.records import read_results
 
         models = [point.setting.model for point in read_results(folder / "results.json")]
-        for path in write_report(folder, tokenizer=tokenizer_of(tokenizer, models)):
-            typer.echo(str(path))
+        for path in write_report(folder, tokenizer=tokenizer_of(tokenizer, models, trust_remote_code)):
+            say(path)
 
 
 def transfer(
@@ -41,4 +41,4 @@ def transfer(
         wanted = {match for name in sampler for match in matches(name, specs)} if sampler else set(specs)
         chosen = [point for point in points if point.setting.sampler in wanted]
         names = [name.strip() for name in columns.split(",")]
-        typer.echo(transfer_matrix(chosen, columns=names).to_markdown())
+        say(*transfer_matrix(chosen, columns=names).to_markdown().split("\n"))

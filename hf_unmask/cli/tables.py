@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json
+from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json, say
 
 
 def samplers(as_json: JsonFlag = False) -> None:
@@ -17,9 +15,7 @@ def samplers(as_json: JsonFlag = False) -> None:
             print_json({"samplers": [row._asdict() for row in rows]})
             return
         for row in rows:
-            typer.echo(f"{row.name}  ({row.parameters})")
-            typer.echo(f"    {row.summary}")
-            typer.echo(f"    {row.source}")
+            say(f"{row.name}  ({row.parameters})", f"    {row.summary}", f"    {row.source}")
 
 
 def models(as_json: JsonFlag = False) -> None:
@@ -34,6 +30,8 @@ def models(as_json: JsonFlag = False) -> None:
         for row in rows:
             names = ("mask id", "stop ids", "shift", "attention", "block", "cache", "hidden states")
             facts = [f"{name} {row[name]}" for name in names]
-            typer.echo(f"{row['family']}  (tested on: {row['tested on']})")
-            typer.echo(f"    {', '.join(facts)}; {row['loaded by']}")
-            typer.echo(f"    {row['checkpoints']}" + (f" ({row['note']})" if row["note"] else ""))
+            say(
+                f"{row['family']}  (tested on: {row['tested on']})",
+                f"    {', '.join(facts)}; {row['loaded by']}",
+                f"    {row['checkpoints']}" + (f" ({row['note']})" if row["note"] else ""),
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,12 +12,32 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from hf_unmask.results.foreign_text import printable
 
 _PIPE_WIDTH = 100
 _INTERRUPTED = 130
+_LONGEST_ERROR = 4000
 
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+def say(*lines: object, err: bool = False, longest: int | None = None) -> None:
+    """Print lines. A foreign text in one can neither move the cursor nor make a line of its own (see `printable`)."""
+    for line in lines:
+        typer.echo(printable(line, longest=longest), err=err)
+
+
+def say_prose(text: str) -> None:
+    """Print a text that may have several lines: an answer of a model, a card."""
+    typer.echo(printable(text, lines=True))
+
+
+def styled(text: object, style: str = "") -> Text:
+    """A line, or a cell of a table, for a console; nothing in it is markup."""
+    return Text(printable(text), style)
 
 
 @contextmanager
@@ -25,6 +46,7 @@ def plain_errors(extra: str = "evaluate") -> Iterator[None]:
 
     A missing package is named with the line that installs it, as part of the ``extra`` that the command belongs to.
     """
+    escape_what_streams_cannot_encode()
     try:
         try:
             yield
@@ -33,13 +55,20 @@ def plain_errors(extra: str = "evaluate") -> Iterator[None]:
     except (typer.Exit, BrokenPipeError):  # a RuntimeError to Python; of a reader who has enough, typer ends in silence
         raise
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+        say("interrupted", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("HF_UNMASK_TRACEBACK") == "1":
             raise
-        typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        say(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True, longest=_LONGEST_ERROR)
         raise typer.Exit(2) from None
+
+
+def escape_what_streams_cannot_encode() -> None:
+    """On a stream that is not UTF-8 a character of another script is written as ``\\u4e16``, and no result is lost."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def make_console(*, stderr: bool = False, width: int = _PIPE_WIDTH) -> Console:
@@ -49,8 +78,9 @@ def make_console(*, stderr: bool = False, width: int = _PIPE_WIDTH) -> Console:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    """One JSON object on stdout, exact: what a terminal must not get is escaped as JSON does."""
+    text = json.dumps(value, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"))
+    typer.echo("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def quiet_libraries() -> None:
@@ -79,6 +109,6 @@ def load_model(
         tiny: Any
         tiny, tokenizer = load_tiny()
         return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(name, **source)
     return load_denoiser(name, dtype=dtype, device=device, tokenizer=tokenizer, **source, **conventions), tokenizer

@@ -12,6 +12,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from hf_unmask.cli.terminal import styled
+from hf_unmask.results.foreign_text import printable
+
 if TYPE_CHECKING:
     from hf_unmask.generation.output import StepEvent, Trajectory
 
@@ -87,7 +90,7 @@ def render(frame: Frame, tokenizer: Any, *, mask: str = MASK, special: str = SPE
         elif piece is None:
             text.append(special, style="dim")
         else:
-            text.append(piece, style=_style(frame.opened_at[place], frame.step))
+            text.append(printable(piece, lines=True), style=_style(frame.opened_at[place], frame.step))
     return text
 
 
@@ -140,7 +143,7 @@ def watching(
         parts = []
         for row, title in enumerate(titles):
             canvas = render(frames[row], tokenizer, mask=glyphs[0], special=glyphs[1]) if row in frames else Text()
-            parts.append(Text.assemble((title, "bold"), " ", canvas))
+            parts.append(Text.assemble(styled(title, "bold"), " ", canvas))
         return Group(*parts)
 
     with Live(picture(), console=console, auto_refresh=False) as live:

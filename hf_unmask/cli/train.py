@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries
+from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries, say
 from hf_unmask.cli.train_help import show_help
 from hf_unmask.cli.train_next import next_steps
 from hf_unmask.evaluation.scoring import TINY_METRICS, metric_by_task
@@ -158,11 +158,11 @@ def _report(trainer: UnmaskingGRPOTrainer, script: ScriptArguments, args: Unmask
     else:
         best = f"after update {state.global_step}"
     _say(f"saved the policy {best} in {folder}")
-    _say(next_steps(script, args, conditioned=trainer.policy.config.speed_conditioned))
+    _say(*next_steps(script, args, conditioned=trainer.policy.config.speed_conditioned).splitlines())
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+def _say(*lines: str) -> None:
+    say(*lines, err=True)
 
 
 @contextmanager

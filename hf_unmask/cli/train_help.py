@@ -8,10 +8,9 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 from trl import GRPOConfig
 
-from hf_unmask.cli.terminal import make_console
+from hf_unmask.cli.terminal import make_console, say, styled
 from hf_unmask.trainers.config import UnmaskingGRPOConfig
 from hf_unmask.trainers.script import TINY_SETTINGS, ScriptArguments
 
@@ -38,7 +37,7 @@ _OTHERWISE = {
 def show_help(*, everything: bool) -> None:
     """Print the options by theme, with their defaults; with ``everything`` also all others of TRL."""
     console = make_console()
-    console.print(_USAGE, markup=False)
+    say(*_USAGE.splitlines())
     ours = {one.name: one for one in dataclasses.fields(UnmaskingGRPOConfig)}
     inherited = {one.name for one in dataclasses.fields(GRPOConfig)}
     _show(console, "What is trained on what", dataclasses.fields(ScriptArguments))
@@ -49,9 +48,9 @@ def show_help(*, everything: bool) -> None:
         rest = [name for name in ours if name in inherited and name not in (*_UPDATES, *_FILES)]
         _show(console, "Everything else of TRL and transformers", (ours[name] for name in rest))
     else:
-        console.print("--help-all lists every setting of TRL and transformers.", markup=False)
+        say("--help-all lists every setting of TRL and transformers.")
     changed = ", ".join(f"{name} {value}" for name, value in TINY_SETTINGS.items())
-    console.print(f"On tiny's problems the defaults are instead: {changed}.", markup=False)
+    say(f"On tiny's problems the defaults are instead: {changed}.")
 
 
 def _show(console: Any, title: str, options: Iterable[Any]) -> None:
@@ -60,7 +59,7 @@ def _show(console: Any, title: str, options: Iterable[Any]) -> None:
     table.add_column()
     for option in options:
         default = "" if option.name in _OTHERWISE else _default(option)
-        table.add_row(f"--{option.name}", Text(_text(option) + (f" [default: {default}]" if default else "")))
+        table.add_row(f"--{option.name}", styled(_text(option) + (f" [default: {default}]" if default else "")))
     console.print(table)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_unmask.cli.result_options import Folder, TokenizerOption, check_known, matches, tokenizer_of
-from hf_unmask.cli.terminal import make_console, plain_errors
+from hf_unmask.cli.result_options import Folder, TokenizerOption, TrustOption, check_known, matches, tokenizer_of
+from hf_unmask.cli.terminal import make_console, plain_errors, say
 
 if TYPE_CHECKING:
     from hf_unmask.generation.output import StepEvent
@@ -27,6 +27,7 @@ def watch(  # noqa: PLR0913 - one argument per option
     task: Annotated[str | None, typer.Option(help="[default: the first]")] = None,
     interval: Annotated[float, typer.Option(min=0.0, help="Seconds between two steps.")] = 0.2,
     tokenizer: TokenizerOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Replay stored trajectories on the terminal; in a pipe one line per step."""
     with plain_errors():
@@ -35,20 +36,21 @@ def watch(  # noqa: PLR0913 - one argument per option
 
         chosen = _chosen(folder / "samples.jsonl", task, prompt_id, sampler or [])
         shown = chosen[:_ROWS]
-        pieces = tokenizer_of(tokenizer, [sample.setting.model for sample in shown]) or Numbers()
+        models = [sample.setting.model for sample in shown]
+        pieces = tokenizer_of(tokenizer, models, trust_remote_code) or Numbers()
         titles = [f"{label(sample.setting)}, {regime(sample.setting)}:" for sample in shown]
         console = make_console()
-        console.print(f"{shown[0].setting.task}, prompt {shown[0].prompt_id}", markup=False)
+        say(f"{shown[0].setting.task}, prompt {shown[0].prompt_id}")
         if not console.is_terminal:
             for number, title in enumerate(titles, 1):
-                console.print(f"[{number}] {title}", markup=False, soft_wrap=True)
+                say(f"[{number}] {title}")
         with watching(console, pieces, titles, delay=interval) as show:
             for event in events(shown):
                 show(event)
         for title, sample in zip(titles, shown, strict=True):
-            console.print(f"{title} {_verdict(sample)}, {sample.nfe} NFE", markup=False, soft_wrap=True)
+            say(f"{title} {_verdict(sample)}, {sample.nfe} NFE")
         if len(chosen) > len(shown):
-            typer.echo(f"{len(shown)} of {len(chosen)} shown; --sampler and --task choose others", err=True)
+            say(f"{len(shown)} of {len(chosen)} shown; --sampler and --task choose others", err=True)
 
 
 class Numbers:

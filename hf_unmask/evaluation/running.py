@@ -33,9 +33,11 @@ from hf_unmask.evaluation.storage import RESULTS, SAMPLES, TIMINGS, Store, check
 from hf_unmask.evaluation.worker import Worker
 from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.results.aggregation import aggregate
+from hf_unmask.results.foreign_text import printable
 from hf_unmask.results.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 from hf_unmask.samplers.base import require_int
 
+_LONGEST = 80  # characters beside the bar
 _TINY = Path(__file__).parents[1] / "tiny" / "model"
 
 
@@ -155,7 +157,7 @@ def _carry_out(
     progress: bool,
 ) -> list[OperatingPoint]:
     work = units(plan, batch_size)
-    store = Store(folder, plan, None if here.count == 1 else here.rank)
+    store = Store(folder, plan, work, None if here.count == 1 else here.rank)
     with only_writer(folder, "evaluation") if here.first else nullcontext():
         if here.first:
             check_manifest(folder, manifest)
@@ -190,7 +192,7 @@ def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) 
         for unit in pending:
             setting = unit.task.setting
             regime = "full" if setting.block_length is None else f"blocks of {setting.block_length}"
-            bar.set_description(f"{setting.task}, {regime}, {setting.sampler}")
+            bar.set_description(printable(f"{setting.task}, {regime}, {setting.sampler}", longest=_LONGEST))
             store.append(*worker(unit))
             bar.update()
 

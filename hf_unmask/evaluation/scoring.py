@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,13 +56,16 @@ class Scorer:
         """Score of each text, and the answer in it where the metric extracts one.
 
         A foreign metric that gives no score per answer is computed answer by answer.
+
+        Raises:
+            ValueError: a score that is no finite number, or a column that is missing.
         """
         result = self._compute(texts, problems)
         answers = list(result.get("answers") or [None] * len(texts))
         if "per_sample" in result:
-            return [float(score) for score in result["per_sample"]], answers
+            return [self._finite(score) for score in result["per_sample"]], answers
         single = (self._compute([text], [problem]) for text, problem in zip(texts, problems, strict=True))
-        return [self._only_number(one) for one in single], answers
+        return [self._finite(self._only_number(one)) for one in single], answers
 
     def _compute(self, texts: Sequence[str], problems: Sequence[Problem]) -> dict[str, Any]:
         columns: dict[str, Any] = {}
@@ -74,6 +78,11 @@ class Scorer:
                 raise ValueError(f"metric {self.name} needs a column {name!r}, which the data set does not have")
         references = [problem.answer for problem in problems]
         return dict(self.metric.compute(predictions=list(texts), references=references, **columns))
+
+    def _finite(self, score: Any) -> float:
+        if not math.isfinite(score):
+            raise ValueError(f"metric {self.name} scores an answer {score!r}: a score is a finite number, 1.0 is right")
+        return float(score)
 
     def _only_number(self, result: Mapping[str, Any]) -> float:
         numbers = [value for value in result.values() if isinstance(value, int | float)]

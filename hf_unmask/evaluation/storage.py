@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_unmask.evaluation.planning import Task, Unit
-from hf_unmask.results.records import Sample, Timing, sample_line
+from hf_unmask.results.foreign_text import printable, read_text, shown
+from hf_unmask.results.records import ResultsError, Sample, Setting, Timing, sample_line, whole_lines
 
 SAMPLES, TIMINGS, RESULTS, MANIFEST = "samples", "timings", "results.json", "manifest.json"
 Batch = tuple[int, int, int]  # number of the setting, seed, prompt id
@@ -26,12 +27,13 @@ Line = tuple[tuple[int, ...], Path, int]  # what to sort by, file, offset
 
 
 class Store:
-    """Reads and writes the folder for one process."""
+    """Reads and writes the folder for one process. ``units`` are all that the evaluation consists of."""
 
-    def __init__(self, folder: Path, tasks: Sequence[Task], part: int | None = None):
+    def __init__(self, folder: Path, tasks: Sequence[Task], units: Sequence[Unit], part: int | None = None):
         self.folder = folder
         self.order = {task.setting.key: number for number, task in enumerate(tasks)}
         self.draws = [task.draws for task in tasks]
+        self.prompts = {self._key(unit): [problem.prompt_id for problem in unit.problems] for unit in units}
         self.suffix = "" if part is None else f".part{part}"
 
     def path(self, name: str) -> Path:
@@ -73,26 +75,33 @@ class Store:
         return [path for path in (self.path(name), *sorted(self.folder.glob(f"{name}.part*.jsonl"))) if path.exists()]
 
     def _samples(self, path: Path) -> Iterator[Line]:
-        for offset, row in _lines(path):
-            key = (self._setting(row, path), row["seed"], row["prompt_id"], row["draw"])
-            yield key, path, offset
+        for number, offset, sample in whole_lines(path, Sample):
+            setting = self._setting(sample.setting, path, number)
+            if sample.draw >= self.draws[setting]:
+                raise ResultsError(path, number, f"draw is {sample.draw} of {self.draws[setting]}")
+            yield (setting, sample.seed, sample.prompt_id, sample.draw), path, offset
 
     def _timings(self, path: Path) -> Iterator[tuple[Batch, tuple[int, list[int]]]]:
-        for offset, row in _lines(path) if path.exists() else ():
-            prompts = row["prompt_ids"]
-            yield (self._setting(row, path), row["seed"], prompts[0]), (offset, prompts)
+        for number, offset, timing in whole_lines(path, Timing):
+            prompts = timing.prompt_ids
+            key = self._setting(timing.setting, path, number), timing.seed, prompts[0]
+            if self.prompts.get(key) != prompts:
+                raise ResultsError(
+                    path, number, f"seed {timing.seed} and prompt_ids {shown(prompts)} are no batch here"
+                )
+            yield key, (offset, prompts)
 
-    def _setting(self, row: Mapping[str, Any], path: Path) -> int:
-        key = json.dumps(row["setting"], sort_keys=True)
-        if key not in self.order:
-            raise ValueError(f"{path} holds a setting that its manifest does not: {key}")
-        return self.order[key]
+    def _setting(self, setting: Setting, path: Path, number: int) -> int:
+        if setting.key not in self.order:
+            raise ResultsError(path, number, f"its setting is none of the manifest: {printable(setting.key)}")
+        return self.order[setting.key]
 
 
 def check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, or compare it with the one that is there.
 
     Raises:
+        ResultsError: the manifest is damaged.
         ValueError: the folder holds another evaluation, or results of none; the message says what differs.
     """
     path = folder / MANIFEST
@@ -101,10 +110,7 @@ def check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder} holds .jsonl files but no {MANIFEST}: give a new folder")
         _replace(path, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
         return
-    try:
-        there = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a manifest ({error}): give a new folder") from error
+    there = _read(path)
     wanted = json.loads(json.dumps(manifest))
     different = [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
     if different:
@@ -112,19 +118,40 @@ def check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise ValueError(f"{folder} holds another evaluation, give a new folder. What differs: {said}")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(path, getattr(error, "lineno", None), f"{error}: give a new folder") from error
+    if not isinstance(content, dict):
+        raise ResultsError(path, None, f"it must hold an object, got {shown(content)}: give a new folder")
+    return content
+
+
 def _difference(name: str, there: Any, wanted: Any) -> str:
     """``name was A, is B``; of tables only the entries that differ, of settings only the fields."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         keys = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
         return "; ".join(_difference(f"{name} of {key}", there.get(key), wanted.get(key)) for key in keys)
-    if name == "settings":
+    if name == "settings" and _are_settings(there):
         return _difference(name, _values(there), _values(wanted)) or "settings combine the same values otherwise"
     return f"{name} was {there!r}, is {wanted!r}"
 
 
+def _are_settings(found: Any) -> bool:
+    """Whether they can be compared field by field: a manifest may be damaged, or of another version."""
+    if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
+        return False
+    return all(one.keys() == found[0].keys() for one in found)
+
+
 def _values(settings: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """What occurs in each field."""
-    return {field: list(dict.fromkeys(one[field] for one in settings)) for field in settings[0]}
+    return {field: _different([one[field] for one in settings]) for field in settings[0]}
+
+
+def _different(values: list[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]
 
 
 def _append(path: Path, text: str) -> None:
@@ -132,20 +159,6 @@ def _append(path: Path, text: str) -> None:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Offset and content of every whole line; a last line that was cut off is left out."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield offset, json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is damaged ({error})") from error
-            offset += len(line)
 
 
 def _rewrite(target: Path, lines: list[Line]) -> None:

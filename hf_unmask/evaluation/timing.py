@@ -34,12 +34,16 @@ class Clock:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    def since(self, start: float) -> float:
+        """Seconds since `now` said ``start``; none at all if the clock was set back meanwhile."""
+        return max(self.now() - start, 0.0)
+
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
         """Add the time of the block to a part."""
         start = self.now()
         yield
-        self.seconds[part] += self.now() - start
+        self.seconds[part] += self.since(start)
 
     def split(self, total: float) -> dict[str, float]:
         """Seconds of ``denoiser``, ``sampler`` and ``rest`` of a total that included the recording."""

@@ -43,7 +43,7 @@ class Worker:
         problems = [problem for problem in unit.problems for _ in range(draws)]
         start = clock.now()
         output = self._generate(TimedDenoiser.of(self.denoiser, clock), unit, sampler, problems, setting.block_length)
-        seconds = clock.split(clock.now() - start)
+        seconds = clock.split(clock.since(start))
         tokens = output.sequences[:, -setting.max_new_tokens :]
         step_map = output.step_map[:, -setting.max_new_tokens :]
         texts = texts_of(self.tokenizer, tokens, self.denoiser.stop_token_ids)
@@ -105,8 +105,9 @@ def _left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> t
 
 
 def _confidences(read: Tensor | None, step_map: Tensor) -> list[list[float | None] | None]:
-    """Per row what was read at each position, None where it did not open; None where nothing was read."""
+    """Per row what was read at each position, None where it did not open or was no number; None: nothing was read."""
     if read is None:
         return [None] * len(step_map)
-    rows = zip(read.tolist(), step_map.tolist(), strict=True)
-    return [[round(v, _DIGITS) if step >= 0 else None for v, step in zip(*row, strict=True)] for row in rows]
+    shown = (step_map >= 0) & read.isfinite()
+    rows = zip(read.tolist(), shown.tolist(), strict=True)
+    return [[round(v, _DIGITS) if known else None for v, known in zip(*row, strict=True)] for row in rows]

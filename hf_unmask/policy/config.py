@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from dataclasses import field, fields
 from os import PathLike
@@ -11,6 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+
+from hf_unmask.results.foreign_text import printable, shown
 
 SCHEMA_VERSION = 1
 _LONGEST_SHOWN = 500
@@ -26,14 +27,8 @@ class PolicyLoadError(ValueError):
         self.key, self.found, self.expected = key, found, expected
 
     def __str__(self) -> str:
-        return f"unmasking policy: `{_plain(self.key)}`: found {_plain(self.found)}, expected {self.expected}"
-
-
-def _plain(value: Any) -> str:
-    """One printable line of bounded length: keys and values of a hostile file end up on terminals and in logs."""
-    text = str(value).replace("\n", " ")
-    text = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        key, found = (printable(value, longest=_LONGEST_SHOWN) for value in (self.key, self.found))
+        return f"unmasking policy: `{key}`: found {found}, expected {self.expected}"
 
 
 # Bounds keep a hostile file from asking for absurd memory; they are far above anything useful.
@@ -65,23 +60,6 @@ _RUNTIME_KEYS = frozenset({"name_or_path", "_name_or_path", "output_attentions"}
 _CALLERS_KEYS = frozenset({"attn_implementation", "experts_implementation"})
 # transformers makes keyword arguments of a file's keys, and this is the name of the first positional one.
 _NEVER_KEYS = _CALLERS_KEYS | {"self"}
-
-
-class _ShortRepr(reprlib.Repr):
-    """Values of any size and depth in a few words."""
-
-    def repr_int(self, x: int, level: int) -> str:
-        del level
-        return repr(x) if x.bit_length() <= 128 else f"an integer of {x.bit_length()} bits"  # repr refuses huge ones
-
-
-_SHORT = _ShortRepr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
-
-
-def shown(value: Any) -> str:
-    """A value and its type for an error message, short whatever its size."""
-    return f"{_SHORT.repr(value)} ({type(value).__name__})"
 
 
 def _check_integer(key: str, value: Any, low: int, high: int) -> None:

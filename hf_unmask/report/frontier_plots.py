@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from hf_unmask.results.comparable import Group
+from hf_unmask.results.foreign_text import printable
 from hf_unmask.results.frontier import Axis, method_of
 from hf_unmask.results.records import OperatingPoint
 
@@ -29,6 +31,7 @@ _DARK = {"paper": "#1c1d22", "ink": "#ececf0", "grid": "#44454d"}
 _DPI = 120
 _PANEL = (4.1, 3.1)  # inches
 _LEGEND_COLUMNS = 4
+_LONGEST = 80  # characters of a name
 _SETTINGS: Any = {  # matplotlib types each key on its own
     "svg.hashsalt": "hf_unmask",  # the same records give the same file
     "svg.fonttype": "none",
@@ -80,6 +83,11 @@ def dark_png(group: Group, fronts: Fronts) -> bytes:
     return buffer.getvalue()
 
 
+def _named(text: str) -> str:
+    """A name that fits into a picture, and into XML."""
+    return printable(text, longest=_LONGEST)
+
+
 @contextmanager
 def _figure(group: Group, fronts: Fronts, *, dark: bool) -> Iterator[Figure]:
     """The figure, without pyplot: nothing global, no window, no list of open figures. Saved in its own settings."""
@@ -87,7 +95,8 @@ def _figure(group: Group, fronts: Fronts, *, dark: bool) -> Iterator[Figure]:
     look = styles(group.points)
     legend_rows = math.ceil((len(look) + 1) / _LEGEND_COLUMNS)
     size = (max(_PANEL[0] * len(regimes), 6.5), _PANEL[1] * len(AXES) + 0.7 + 0.22 * legend_rows)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name in a script that the font lacks shows boxes
         figure = Figure(figsize=size, facecolor=theme["paper"], layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(AXES), len(regimes), sharey=True, sharex="row", squeeze=False)
@@ -96,7 +105,7 @@ def _figure(group: Group, fronts: Fronts, *, dark: bool) -> Iterator[Figure]:
                 _draw(panel, axis, group.in_regime(name), look, fronts[axis.axis], theme)
                 panel.set_title(name, color=theme["ink"])
             row[0].set_ylabel("accuracy", color=theme["ink"])
-        figure.suptitle(group.title, color=theme["ink"], fontweight="bold")
+        figure.suptitle(_named(group.title), color=theme["ink"], fontweight="bold")
         _legend(figure, look, theme)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not again for each file
@@ -143,7 +152,7 @@ def _dress(panel: Any, axis: Horizontal, theme: dict[str, str]) -> None:
 
 
 def _legend(figure: Figure, look: dict[str, tuple[str, str]], theme: dict[str, str]) -> None:
-    handles = [Line2D([], [], color=c, marker=m, ms=5, lw=1.2, label=name) for name, (c, m) in look.items()]
+    handles = [Line2D([], [], color=c, marker=m, ms=5, lw=1.2, label=_named(name)) for name, (c, m) in look.items()]
     ring = Line2D([], [], ls="", marker="o", ms=10, mfc="none", mec=theme["ink"], label="Pareto set of the panel")
     figure.legend(
         handles=[*handles, ring],

@@ -1,48 +1,66 @@
-"""HTML of a report's tables. Every text that comes from files passes through `html.escape`."""
+"""The tables and figures of a report as HTML.
+
+Pages are put together by templates that escape every value (``assets/*.jinja``); there is no markup in this code. What
+a template made is a part, and can stand in another one.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
-from string import Template
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 
 from hf_unmask.results.best_per_budget import BudgetRow
 from hf_unmask.results.comparable import label, regime
+from hf_unmask.results.foreign_text import printable
 from hf_unmask.results.records import OperatingPoint
 from hf_unmask.results.statistics import Comparison
 
 _POINTS = 100  # of accuracy
 _NONE = "-"
+_ASSETS = ("report.css", "report.js")
+
+
+def _shown(value: Any) -> Any:
+    """A part as it is, any other value as one printable line."""
+    return value if hasattr(value, "__html__") else printable(value)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("hf_unmask.report", "assets"),
+    autoescape=True,
+    finalize=_shown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+_PARTS: Any = _TEMPLATES.get_template("parts.html.jinja").module
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; ``value`` is what it is sorted by."""
+    """One cell of a table: a text or a part, and what it is sorted by."""
 
-    html: str
+    content: Any
     value: float | None = None
     look: str = ""
-
-    def __str__(self) -> str:
-        value = "" if self.value is None else f' data-value="{self.value:.9g}"'
-        look = f' class="{self.look}"' if self.look else ""
-        return f"<td{look}{value}>{self.html}</td>"
 
 
 def text(value: object) -> Cell:
     """A cell of plain text."""
-    return Cell(escape(str(value)))
+    return Cell(str(value))
 
 
 def name(value: str) -> Cell:
     """A cell of a short text that stays on one line."""
-    return Cell(escape(value), look="name")
+    return Cell(value, look="name")
 
 
 def number(value: float | None, form: str = ".3g") -> Cell:
@@ -50,23 +68,31 @@ def number(value: float | None, form: str = ".3g") -> Cell:
     return Cell(_NONE if value is None else format(value, form), -1e300 if value is None else value, "number")
 
 
+def joined(*parts: Any) -> Any:
+    """Texts and parts, one after the other, as one part."""
+    return _PARTS.joined(parts)
+
+
+def code(value: str) -> Any:
+    """A text in the letters of code."""
+    return _PARTS.code(value)
+
+
+def note(value: Any) -> Any:
+    """A paragraph; a text may be broken into lines anywhere."""
+    return _PARTS.note(" ".join(value.split()) if isinstance(value, str) else value)
+
+
+def heading(value: str) -> Any:
+    """A heading within a section."""
+    return _PARTS.heading(value)
+
+
 def table(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: bool = False, split: bool = False
-) -> str:
+) -> Any:
     """A table. ``split`` draws a line where the first cell changes."""
-    lines, before = [], None
-    for row in rows:
-        opening = '<tr class="section">' if split and before not in (None, row[0].html) else "<tr>"
-        before = row[0].html
-        lines.append(f"{opening}{''.join(map(str, row))}</tr>")
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
-    # a focusable box, so that the keyboard can scroll it
-    box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
-    start = '<table class="sortable">' if sortable else "<table>"
-    return (
-        f"{box}{start}<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    return _PARTS.table(caption, heads, list(rows), sortable, split)
 
 
 def percent(point: OperatingPoint) -> Cell:
@@ -76,9 +102,9 @@ def percent(point: OperatingPoint) -> Cell:
     return Cell(shown, point.accuracy, "number")
 
 
-def sampler(point: OperatingPoint) -> str:
-    """The sampler as HTML."""
-    return f"<code>{escape(label(point.setting))}</code>"
+def sampler(point: OperatingPoint) -> Any:
+    """The sampler as a part."""
+    return code(label(point.setting))
 
 
 # ------------------------------------------------------------------------------------------------------------- budgets
@@ -99,7 +125,7 @@ def budget_cells(row: BudgetRow) -> list[Cell]:
     """One line of the first table."""
     share = f"L/{row.share.denominator}" if row.share.denominator > 1 else "L"
     budget = Cell(f"{row.budget:g} ({share})", row.budget, "number")
-    start = [Cell(escape(row.group.title), None, "first"), name(row.regime), budget]
+    start = [Cell(row.group.title, None, "first"), name(row.regime), budget]
     if row.best is None:
         return [*start, Cell("none that cheap"), number(None), number(None), Cell(_NONE), _heuristic(row)]
     second = _NONE if row.second is None else verdict(row.against_second, sampler(row.second))
@@ -113,23 +139,24 @@ def _heuristic(row: BudgetRow) -> Cell:
     if row.best is not None and row.best.setting == row.heuristic.setting:
         return Cell("the best sampler itself")
     point = row.heuristic
-    shown = f"{sampler(point)}, {escape(regime(point.setting))}: {percent(point).html} at {point.nfe_mean:.1f} NFE"
+    where = f", {regime(point.setting)}: {percent(point).content} at {point.nfe_mean:.1f} NFE"
+    shown = joined(sampler(point), where)
     if row.best is None:
         return Cell(shown)
-    return Cell(f"{shown}<br>best sampler is {verdict(row.against_heuristic, 'it')}")
+    return Cell(_PARTS.lines([shown, joined("best sampler is ", verdict(row.against_heuristic, "it"))]))
 
 
-def verdict(comparison: Comparison | None, other: str) -> str:
-    """ "better than X: +3.2 points [1.0, 5.4], p = 0.012"; ``other`` is HTML."""
+def verdict(comparison: Comparison | None, other: Any) -> Any:
+    """ "better than X: +3.2 points [1.0, 5.4], p = 0.012"; ``other`` is a text or a part."""
     if comparison is None:
-        return f"not compared with {other}: no common prompts"
+        return joined("not compared with ", other, ": no common prompts")
     low, high = (bound * _POINTS for bound in comparison.interval)
     numbers = f"{comparison.difference * _POINTS:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    chance = "p &lt; 0.001" if comparison.p_corrected < 1e-3 else f"p = {comparison.p_corrected:.3f}"
-    known = {"better": "than", "worse": "than"}
+    chance = "p < 0.001" if comparison.p_corrected < 1e-3 else f"p = {comparison.p_corrected:.3f}"
     look = {"better": "good", "worse": "bad"}.get(comparison.verdict, "")
-    words = f'<span class="{look}">{comparison.verdict}</span>'
-    return f"{words} {known.get(comparison.verdict, 'from')} {other}: {numbers}, {chance}, n = {comparison.prompts}"
+    words = _PARTS.span(comparison.verdict, look)
+    than = " than " if look else " from "
+    return joined(words, than, other, f": {numbers}, {chance}, n = {comparison.prompts}")
 
 
 # ---------------------------------------------------------------------------------------------------------- full table
@@ -186,54 +213,37 @@ def point_cells(title: str, point: OperatingPoint, pareto_nfe: str, pareto_secon
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page; ``body`` is HTML."""
+    """One section of the page; ``body`` is a part."""
 
     name: str  # in the address, after #
     title: str
-    body: str
-
-    def __str__(self) -> str:
-        return (
-            f'<section id="{self.name}" aria-labelledby="{self.name}-title">'
-            f'<h2 id="{self.name}-title">{escape(self.title)}</h2>{self.body}</section>'
-        )
+    body: Any
 
 
-def picture(light: bytes, dark: bytes, alternative: str) -> str:
+def picture(light: bytes, dark: bytes, alternative: str) -> Any:
     """A PNG figure inside the page, in the colours that the reader prefers."""
-    day, night = (f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in (light, dark))
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{night}">'
-        f'<img src="{day}" alt="{escape(alternative)}"></picture></figure>'
-    )
+    return _PARTS.picture(*(base64.b64encode(image).decode() for image in (light, dark)), alternative)
 
 
 def page(summary: str, sections: Sequence[Section], viewer_note: str, footer: str, data: dict[str, Any]) -> str:
-    """The whole page; all texts but ``data`` are HTML."""
-    style, script = (_asset(file) for file in ("report.css", "report.js"))
-    contents = [(section.name, section.title) for section in sections] + [("viewer", "Trajectories")]
-    return Template(_asset("report.html.tmpl")).substitute(
+    """The whole page. ``data`` is what its script reads."""
+    style, script = ((files("hf_unmask.report") / "assets" / file).read_text("utf-8") for file in _ASSETS)
+    return _TEMPLATES.get_template("report.html.jinja").render(
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         summary=summary,
-        contents=" ".join(f'<a href="#{place}">{escape(title)}</a>' for place, title in contents),
-        sections="\n".join(map(str, sections)),
+        sections=sections,
         viewer_note=viewer_note,
         footer=footer,
-        data=inert_json(data),
+        data=data,
     )
 
 
 def inert_json(data: dict[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
-    plain = json.dumps(data, separators=(",", ":"))
-    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _asset(file: str) -> str:
-    return (files("hf_unmask.report") / "assets" / file).read_text("utf-8")
+    """JSON that cannot end the script element it stands in, as the page's template writes it."""
+    return str(htmlsafe_json_dumps(data, **_TEMPLATES.policies["json.dumps_kwargs"]))
 
 
 def _hash(source: str) -> str:

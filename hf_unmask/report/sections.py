@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from html import escape
+from typing import Any
 
 from hf_unmask.report import html
 from hf_unmask.report.frontier_plots import dark_png
@@ -27,69 +27,71 @@ def sections(contents: Contents, pictures: Sequence[bytes]) -> Iterator[Section]
     yield Section("points", "All operating points", _points(contents))
     yield Section("areas", "Areas", _areas(contents))
     transfer = _transfer(contents.points)
-    if transfer:
+    if transfer is not None:
         yield Section("transfer", "Transfer", transfer)
-    orders = "".join(order_tables(group, contents.answers[group.identity]) for group in contents.groups)
+    orders = [part for group in contents.groups for part in order_tables(group, contents.answers[group.identity])]
     if orders:
-        yield Section("orders", "Opening order", ORDER_NOTE + orders)
+        yield Section("orders", "Opening order", html.joined(html.note(ORDER_NOTE), *orders))
 
 
-_BUDGET_NOTE = """<p>L is the number of positions to fill; a budget is a limit on the mean number of forward passes
+_BUDGET_NOTE = """L is the number of positions to fill; a budget is a limit on the mean number of forward passes
 (NFE) per answer. The second best is the best of the other methods: another dial of the same sampler is no rival.
 Differences are paired on the same prompts, with a 95 % bootstrap interval; the verdict follows the p-value, corrected
 by Holm's method over all comparisons of this table. Best and second are chosen on the prompts they are compared on, so
 small leads flatter the best. The last column asks what a heuristic reaches with the same budget if its block length is
-free.</p>"""
+free."""
 
 
-def _budgets(contents: Contents) -> str:
+def _budgets(contents: Contents) -> Any:
     rows = [html.budget_cells(row) for row in contents.budgets]
-    return _BUDGET_NOTE + html.table("Best sampler at each budget", html.BUDGET_HEADS, rows, split=True)
+    made = html.table("Best sampler at each budget", html.BUDGET_HEADS, rows, split=True)
+    return html.joined(html.note(_BUDGET_NOTE), made)
 
 
-def _frontiers(contents: Contents, pictures: Sequence[bytes]) -> str:
-    parts = ["<p>Bars are 95 % intervals of accuracy over prompts; a line joins the dials of one method.</p>"]
+def _frontiers(contents: Contents, pictures: Sequence[bytes]) -> Any:
+    parts = [html.note("Bars are 95 % intervals of accuracy over prompts; a line joins the dials of one method.")]
     room = _FIGURES
     for group, light in zip(contents.groups, pictures, strict=True):
         alternative = f"{group.title}: accuracy against NFE and seconds; the table of all points has the numbers"
         figure = html.picture(light, dark_png(group, contents.fronts(group)), alternative)
         room -= len(figure)
-        beside = f"<p>{escape(group.title)}: see <code>frontier-{escape(group.slug)}.png</code>.</p>"
+        beside = html.note(html.joined(group.title, ": see ", html.code(f"frontier-{group.slug}.png"), "."))
         parts.append(figure if room >= 0 else beside)
-    return "".join(parts)
+    return html.joined(*parts)
 
 
-_POINTS_NOTE = """<p>Click a heading to sort. Pareto: no other point is at least as accurate and as cheap, and better
-in one; "regime" among points of the same block length, "task" among all of them.</p>"""
+_POINTS_NOTE = """Click a heading to sort. Pareto: no other point is at least as accurate and as cheap, and better
+in one; "regime" among points of the same block length, "task" among all of them."""
 
 
-def _points(contents: Contents) -> str:
+def _points(contents: Contents) -> Any:
     rows = [
         html.point_cells(group.title, point, *(contents.pareto[axis].get(point.setting.key, "") for axis in AXES))
         for group in contents.groups
         for point in group.points
     ]
-    return _POINTS_NOTE + html.table("All operating points", html.POINT_HEADS, rows, sortable=True)
+    made = html.table("All operating points", html.POINT_HEADS, rows, sortable=True)
+    return html.joined(html.note(_POINTS_NOTE), made)
 
 
 # --------------------------------------------------------------------------------------------------------------- areas
 
 _TARGET = 0.95  # of the best accuracy of the task
 _NEVER = 1e300  # sorted above all numbers
-_AREA_NOTE = f"""<p>Hypervolume: the area that a method's points dominate, up to the reference given with it (accuracy
+_AREA_NOTE = f"""Hypervolume: the area that a method's points dominate, up to the reference given with it (accuracy
 0 and L forward passes, or the slowest point of the task in seconds); larger is better. AUP: accuracy under parallelism
 by d3LLM's definition, over tokens per forward up to the end of the answer; it depends on the best rival of the task and
 has no upper bound, which is why the hypervolume stands beside it. NFE to target: of the cheapest point measured that
-reaches {_TARGET:.0%} of the task's best accuracy, which is given with it.</p>"""
+reaches {_TARGET:.0%} of the task's best accuracy, which is given with it."""
 _AREA_HEADS = (
     *("task", "regime", "method", "points", "hypervolume, NFE", "hypervolume, seconds", "AUP"),
     "NFE to target",
 )
 
 
-def _areas(contents: Contents) -> str:
+def _areas(contents: Contents) -> Any:
     rows = [cells for group in contents.groups for cells in _area_rows(group)]
-    return _AREA_NOTE + html.table("Areas by method", _AREA_HEADS, rows, sortable=True)
+    return html.joined(html.note(_AREA_NOTE), html.table("Areas by method", _AREA_HEADS, rows, sortable=True))
 
 
 def _area_rows(group: Group) -> Iterator[list[Cell]]:
@@ -97,22 +99,23 @@ def _area_rows(group: Group) -> Iterator[list[Cell]]:
     for point in group.points:
         curves[_curve(point)].append(point)
     # one call for all regimes: the measure weights by the best accuracy of any rival on the task
-    aup = aup_of(group.points, lambda point: "\n".join(_curve(point)))
+    shares = all(0 <= point.accuracy <= 1 for point in group.points)  # a foreign metric may give other scores
+    aup = aup_of(group.points, lambda point: "\n".join(_curve(point))) if shares else {}
     slowest = max((total for point in group.points if (total := seconds(point)) is not None), default=None)
     target = _TARGET * max(point.accuracy for point in group.points)
     for (name, method), points in curves.items():
         volumes = [hypervolume_of(points)]
         if slowest is not None and all(seconds(point) is not None for point in points):
             volumes.append(hypervolume_of(points, "seconds", (slowest, 0.0)))
-        areas = [Cell(escape(str(volume)), volume.area, "number") for volume in volumes]
+        areas = [Cell(str(volume), volume.area, "number") for volume in volumes]
         yield [
             html.text(group.title),
             html.text(name),
-            Cell(f"<code>{escape(method)}</code>"),
+            Cell(html.code(method)),
             html.number(len(points), "d"),
             *areas,
             *[html.number(None)] * (len(AXES) - len(areas)),
-            html.number(aup[f"{name}\n{method}"], ".4g"),
+            html.number(aup.get(f"{name}\n{method}"), ".4g"),
             _to_target(nfe_at_accuracy(plane(points), target), target),
         ]
 
@@ -129,18 +132,18 @@ def _to_target(nfe: float | None, target: float) -> Cell:
 
 # ------------------------------------------------------------------------------------------------------------ transfer
 
-_TRANSFER_NOTE = """<p>Accuracy @ mean NFE of every sampler that was run, with the same dials, in more than one setting:
-what a choice made in one of them is worth in the others.</p>"""
+_TRANSFER_NOTE = """Accuracy @ mean NFE of every sampler that was run, with the same dials, in more than one setting:
+what a choice made in one of them is worth in the others."""
 
 
-def _transfer(points: Sequence[OperatingPoint]) -> str:
-    """Empty if no sampler was run in two settings."""
+def _transfer(points: Sequence[OperatingPoint]) -> Any:
+    """None if no sampler was run in two settings."""
     runs: dict[str, list[OperatingPoint]] = defaultdict(list)
     for point in points:
         runs[point.setting.sampler].append(point)
     several = [point for found in runs.values() if len(found) > 1 for point in found]
     if not several:
-        return ""
+        return None
     matrix = transfer_matrix(several, columns=[field.name for field in fields(Setting) if field.name != "sampler"])
-    rows = [[Cell(f"<code>{escape(row[0])}</code>"), *map(html.text, row[1:])] for row in matrix.body]
-    return _TRANSFER_NOTE + html.table(matrix.caption, matrix.heads, rows)
+    rows = [[Cell(html.code(row[0])), *map(html.text, row[1:])] for row in matrix.body]
+    return html.joined(html.note(_TRANSFER_NOTE), html.table(matrix.caption, matrix.heads, rows))

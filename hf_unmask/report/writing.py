@@ -5,9 +5,9 @@ They read ``results.json`` and ``samples.jsonl`` and nothing else, so they can b
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hf_unmask.report.html import page
 from hf_unmask.report.sections import sections
 from hf_unmask.results.comparable import regime
 from hf_unmask.results.folder import AXES, Contents, read_contents
+from hf_unmask.results.foreign_text import csv_cell
 from hf_unmask.results.records import OperatingPoint
 from hf_unmask.results.summary_tables import tables
 from hf_unmask.results.trajectories import Chosen, Decode, choose, payload
@@ -61,7 +62,8 @@ def write_csv(contents: Contents, path: Path) -> Path:
     import pandas  # type: ignore[import-untyped]
 
     frame = pandas.DataFrame([_flat(point, contents) for point in contents.points])
-    frame.to_csv(path, index=False)
+    frame = frame.rename(columns=csv_cell).map(csv_cell)
+    frame.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)  # else other separators would end a cell
     return path
 
 
@@ -109,7 +111,7 @@ def _summary(contents: Contents) -> str:
     counted = str(prompts[0]) if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]}"
     answers = sum(found.trajectories for found in contents.answers.values())
     return (
-        f"{len(contents.points)} operating points of {escape(', '.join(models))} on {len(contents.groups)} "
+        f"{len(contents.points)} operating points of {', '.join(models)} on {len(contents.groups)} "
         f"{'task' if len(contents.groups) == 1 else 'tasks'}, {counted} prompts each, {answers} answers."
     )
 
@@ -132,7 +134,7 @@ def _footer(contents: Contents) -> str:
     varying = sorted({key for environment in environments for key in environment} - shared.keys())
     facts = "; ".join(f"{key}: {_plain(value)}" for key, value in shared.items())
     also = f" Differs between points (see results.csv): {', '.join(varying)}." if varying else ""
-    return escape(f"{facts}.{also}")
+    return f"{facts}.{also}"
 
 
 def _plain(value: Any) -> str:

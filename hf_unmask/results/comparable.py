@@ -11,6 +11,7 @@ from hf_unmask.results.frontier import method_of
 from hf_unmask.results.records import OperatingPoint, Setting
 
 FULL_DIFFUSION = "full diffusion"
+_LONGEST = 100  # characters of a title in a file name
 
 
 class Identity(NamedTuple):
@@ -103,12 +104,15 @@ def _title(key: Identity, others: list[Identity]) -> str:
 
 
 def _slugs(titles: list[str]) -> list[str]:
-    """File-name parts; a number keeps apart what becomes equal when odd characters are replaced."""
-    found: list[str] = []
+    """File-name parts, of a length that every file system takes.
+
+    A number keeps apart what becomes equal when odd characters are replaced or capitals do not count.
+    """
+    found: dict[str, str] = {}
     for title in titles:
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", title).strip("-") or "task"
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", title)[:_LONGEST].strip("-") or "task"
         slug, number = base, 2
-        while slug in found:
+        while slug.lower() in found:
             slug, number = f"{base}-{number}", number + 1
-        found.append(slug)
-    return found
+        found[slug.lower()] = slug
+    return list(found.values())

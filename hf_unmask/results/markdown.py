@@ -1,13 +1,32 @@
-"""Markdown: tables, and the parts of a file that are rendered."""
+"""Markdown out of values: tables, foreign texts that stay text, and the parts of a file that are rendered."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
+
+from hf_unmask.results.foreign_text import printable
+
+_SPECIAL = re.compile(r"[\\`*\[\]~$]|(?<!\w)_|_(?!\w)")  # an underscore within a word means nothing
+_BAR, _NO_BAR = r"\|", r"\x7c"
+
+
+def plain(value: object) -> str:
+    """A text as it is: neither Markdown nor HTML makes anything of it."""
+    return escape(_SPECIAL.sub(r"\\\g<0>", printable(value)), quote=False)
+
+
+def code(value: object) -> str:
+    """A text as code, whatever it holds."""
+    text = printable(value).replace("`", "'")
+    # a bar is kept from ending a cell by a backslash before it, which another one would take away
+    return f"`{text.replace(_BAR, _NO_BAR) or ' '}`"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are Markdown themselves; only the bars that end a cell are escaped."""
+    """Cells are Markdown themselves (`plain` and `code` make it); only the bars that end a cell are escaped."""
     return "\n".join([_line(heads), "|---" * len(heads) + "|", *map(_line, rows)])
 
 

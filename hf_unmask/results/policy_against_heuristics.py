@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hf_unmask.results.best_per_budget import Scores
 from hf_unmask.results.comparable import is_learned, label, regime
 from hf_unmask.results.frontier import best_under_budget, method_of, plane
-from hf_unmask.results.markdown import table
+from hf_unmask.results.markdown import code, table
 from hf_unmask.results.records import OperatingPoint
 from hf_unmask.results.spec_text import pieces
 from hf_unmask.results.statistics import Comparison, paired_comparison
@@ -179,11 +179,11 @@ def _shown(point: OperatingPoint | None) -> str:
         return "-"
     low, high = point.accuracy_interval
     dial = ";".join(pieces(label(point.setting))[1:]) or "default dials"
-    return f"**{100 * point.accuracy:.1f}** ({point.nfe_mean:.2f}) [{100 * low:.1f}, {100 * high:.1f}] `{dial}`"
+    return f"**{100 * point.accuracy:.1f}** ({point.nfe_mean:.2f}) [{100 * low:.1f}, {100 * high:.1f}] {code(dial)}"
 
 
 def _against(rival: Rival | None) -> str:
     if rival is None:
         return "-"
-    lead = lead_text(rival.comparison.difference, *rival.comparison.interval)
-    return f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{label(rival.point.setting)}`, lead {lead}"
+    lead, name = lead_text(rival.comparison.difference, *rival.comparison.interval), label(rival.point.setting)
+    return f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) {code(name)}, lead {lead}"

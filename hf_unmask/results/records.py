@@ -2,20 +2,55 @@
 
 ``samples.jsonl``: one `Sample` per line, appended as units finish, so a stopped run loses nothing.
 ``results.json``: one `OperatingPoint` per sampler, task, template and block length, derived from the samples alone.
+
+Whoever reads them may have got them from anybody: a field that is not what it must be, and a file that is not whole, is
+a `ResultsError`.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from hf_unmask.results.foreign_text import printable, shown
 
 SCHEMA_VERSION = 2
+_LONGEST = 400  # characters of what is said about a field
+_NO_JSON = "Invalid JSON"  # begins pydantic's message
+
+# What a file may hold: true is no number, "1" is no 1, numbers are finite, nobody else's fields.
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+StepNumber = Annotated[int, Field(ge=-1, lt=2**31)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]  # of seconds, forward passes, tokens
+Fact = str | Integer | float | bool | None
 
 
+class ResultsError(ValueError):
+    """A file of an evaluation that is not what it must be. ``line`` counts from 1; None: the file as a whole."""
+
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
+        super().__init__(path, line, reason)  # kept in `args`, so that the error can be pickled
+        self.path, self.line, self.reason = path, line, reason
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return f"{self.path} cannot be read as {self.path.stem}: {self.reason}"
+        verb = "is damaged" if self.reason.startswith(_NO_JSON) else "cannot be read"
+        return f"{self.path}, line {self.line} {verb}: {self.reason}"
+
+
+@with_config(_STRICT)
 @dataclass(frozen=True)
 class Setting:
     """What is evaluated; everything that may change a result except prompt, seed and draw."""
@@ -26,93 +61,147 @@ class Setting:
     task: str
     template: str
     metric: str
-    max_new_tokens: int
-    block_length: int | None  # None: full diffusion
-    temperature: float = 0.0
+    max_new_tokens: Positive
+    block_length: Positive | None  # None: full diffusion
+    temperature: Amount = 0.0
     stop_at_eos: bool = False  # rows end at their first stop token, which changes the number of forward passes
 
     @property
     def key(self) -> str:
         """Stable text that identifies the setting in files."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(asdict(self) | {"temperature": float(self.temperature)}, sort_keys=True)
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True)
 class Sample:
     """One generated answer."""
 
     setting: Setting
-    prompt_id: int  # row of the dataset
-    seed: int
-    draw: int  # 0 .. draws - 1
-    score: float  # of the metric, 1.0 correct
-    nfe: int  # forward passes
-    steps: int
-    answer_length: int  # tokens before the first stop token
-    tokens: list[int]  # the canvas
-    step_map: list[int]  # step at which each canvas position opened, -1 never
+    prompt_id: Count  # row of the dataset
+    seed: Integer
+    draw: Count  # 0 .. draws - 1
+    score: Number  # of the metric, 1.0 correct
+    nfe: Count  # forward passes
+    steps: Count
+    answer_length: Count  # tokens before the first stop token
+    tokens: list[Count]  # the canvas
+    step_map: list[StepNumber]  # step at which each canvas position opened, -1 never
     text: str
     #: what the sampler read when a position opened, None where it did not open; None as a whole if it reads none
-    confidence: list[float | None] | None = None
+    confidence: list[Number | None] | None = None
     answer: str | None = None  # the answer in the text, in a common form, where the metric extracts one
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True)
 class Timing:
     """Wall time of one unit (a batch of prompts), split; shared by its samples."""
 
     setting: Setting
-    seed: int
-    prompt_ids: list[int]
-    denoiser: float  # seconds inside the denoiser
-    sampler: float  # seconds inside the sampler, its policy included
-    rest: float  # seconds of the loop outside both
+    seed: Integer
+    prompt_ids: list[Count]
+    denoiser: Amount  # seconds inside the denoiser
+    sampler: Amount  # seconds inside the sampler, its policy included
+    rest: Amount  # seconds of the loop outside both
 
 
 Line = TypeVar("Line", Sample, Timing)
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True)
 class OperatingPoint:
     """Statistics of one setting over prompts, seeds and draws."""
 
     setting: Setting
-    prompts: int
-    seeds: list[int]
-    draws: int
-    accuracy: float
-    accuracy_interval: tuple[float, float]  # bootstrap over prompts, 95 %
-    accuracy_per_seed: dict[str, float]
-    nfe_mean: float
-    nfe_p50: float
-    nfe_p95: float
-    tokens_per_forward: float  # all positions opened / forward passes
-    tokens_per_forward_to_eos: float  # answer tokens only
-    seconds_per_sequence: dict[str, float]  # denoiser, sampler, rest, total
-    tokens_per_second: float  # answer tokens
-    pass_at_k: dict[str, float] = field(default_factory=dict)  # "1", "2", ... where several answers were drawn
-    majority: float | None = None  # accuracy of the most frequent answer
-    environment: dict[str, Any] = field(default_factory=dict)  # versions, hardware, threads, commit, date
+    prompts: Positive
+    seeds: list[Integer]
+    draws: Positive
+    accuracy: Number
+    accuracy_interval: tuple[Number, Number]  # bootstrap over prompts, 95 %
+    accuracy_per_seed: dict[str, Number]
+    nfe_mean: Amount
+    nfe_p50: Amount
+    nfe_p95: Amount
+    tokens_per_forward: Amount  # all positions opened / forward passes
+    tokens_per_forward_to_eos: Amount  # answer tokens only
+    seconds_per_sequence: dict[str, Amount]  # denoiser, sampler, rest, total
+    tokens_per_second: Amount  # answer tokens
+    pass_at_k: dict[str, Number] = field(default_factory=dict)  # "1", "2", ... where several answers were drawn
+    majority: Number | None = None  # accuracy of the most frequent answer
+    #: versions, hardware, threads, commit, date
+    environment: dict[str, Fact | list[Fact] | dict[str, Fact]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """All that is read of a file of another version."""
+
+    schema_version: Any
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class _Results:
+    schema_version: Integer
+    records: list[OperatingPoint]
+
+
+_VERSION, _RESULTS = TypeAdapter(_Version), TypeAdapter(_Results)
 
 
 def read_results(path: Path) -> list[OperatingPoint]:
     """The records of a ``results.json``.
 
     Raises:
-        ValueError: there is none, it is not such a file, of another schema version, or empty.
+        ResultsError: it is not such a file, of another schema version, empty, or holds a setting twice.
+        ValueError: there is none.
     """
     if not path.is_file():
         raise ValueError(f"no {path}; `hf-unmask evaluate --out {shlex.quote(str(path.parent))}` writes one")
+    data = path.read_bytes().removeprefix(BOM_UTF8)
     try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {content['schema_version']}, this package reads {SCHEMA_VERSION}")
-        found = [_point(record) for record in content["records"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as results: {error!r}") from error
-    if not found:
-        raise ValueError(f"{path} holds no operating points")
+        version = _VERSION.validate_json(data).schema_version
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"it has schema version {printable(version, longest=40)}, this package reads {SCHEMA_VERSION}"
+            )
+        found = _RESULTS.validate_json(data).records
+        _check_settings(found)
+    except ValueError as error:
+        raise ResultsError(path, None, reason(error)) from error
     return found
+
+
+def _check_settings(points: Sequence[OperatingPoint]) -> None:
+    settings = [point.setting for point in points]
+    if not settings:
+        raise ValueError(f"it holds no operating points, records is {settings}")
+    twice = next((one for place, one in enumerate(settings) if one in settings[:place]), None)
+    if twice is not None:
+        raise ValueError(f"it holds the setting {printable(twice.key, longest=_LONGEST)} twice")
+
+
+def reason(error: ValueError) -> str:
+    """Why a record was refused, on one line: of many reasons the first, with the field and what was found there."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    missing = [one["loc"] for one in errors if one["type"] == "missing" and one["loc"][:-1] == first["loc"][:-1]]
+    if first["type"] == "missing":
+        text = f"{_place(first['loc'][:-1])} lacks {', '.join(str(one[-1]) for one in missing)}"
+    elif first["type"] == "json_invalid":
+        text = first["msg"]
+    else:
+        text = f"{_place(first['loc'])}: {first['msg']}, got {shown(first['input'])}"
+    return printable(text, longest=_LONGEST)
+
+
+def _place(path: Sequence[str | int]) -> str:
+    """Where something stands in a file: ``records[3].setting.task``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".") or "it"
 
 
 def write_results(path: Path, points: Iterable[OperatingPoint]) -> None:
@@ -140,9 +229,9 @@ def iter_samples(path: Path) -> Iterator[Sample]:
     A last line that was cut off by a crash is left out.
 
     Raises:
-        ValueError: a line that holds no sample of this schema version.
+        ResultsError: a line that holds no sample of this schema version.
     """
-    return _iter_lines(path, Sample)
+    return (sample for _, _, sample in _iter_lines(path, Sample))
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -152,32 +241,51 @@ def read_samples(path: Path) -> list[Sample]:
 
 def read_timings(path: Path) -> list[Timing]:
     """As `read_samples`, of timings."""
-    return list(_iter_lines(path, Timing))
+    return [timing for _, _, timing in _iter_lines(path, Timing)]
 
 
-def _iter_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
+def whole_lines(path: Path, kind: type[Line]) -> Iterator[tuple[int, int, Line]]:
+    """Number from 1, offset in bytes and content of every line that has an end; errors as in `iter_samples`."""
+    return _iter_lines(path, kind, unfinished=False)
+
+
+def _iter_lines(path: Path, kind: type[Line], unfinished: bool = True) -> Iterator[tuple[int, int, Line]]:
+    """``unfinished``: a last line without an end counts if nothing else is missing."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    if not path.is_file():
+        raise ResultsError(path, None, "it is no file")
+    adapter: TypeAdapter[Line] = TypeAdapter(kind)
+    offset = 0
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n") and not _parses(line):
-                return
+            if not line.endswith(b"\n") and not (unfinished and _parses(line)):
+                return  # a crash cut it off
             try:
-                row = json.loads(line)
-                found = kind(**{**row, "setting": Setting(**row["setting"])})
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number} cannot be read: {error!r}") from error
-            yield found
+                found = adapter.validate_json(line.removeprefix(BOM_UTF8))
+                _check_lengths(found)
+            except ValueError as error:
+                raise ResultsError(path, number, reason(error)) from error
+            yield number, offset, found
+            offset += len(line)
 
 
-def _parses(line: str) -> bool:
+def _parses(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _point(record: dict[str, Any]) -> OperatingPoint:
-    low, high = record["accuracy_interval"]
-    return OperatingPoint(**{**record, "setting": Setting(**record["setting"]), "accuracy_interval": (low, high)})
+def _check_lengths(row: Sample | Timing) -> None:
+    """What one field says about another."""
+    if isinstance(row, Timing):
+        if not row.prompt_ids:
+            raise ValueError(f"prompt_ids must name prompts, got {row.prompt_ids}")
+        return
+    lengths = {len(row.tokens), len(row.step_map), len(row.tokens if row.confidence is None else row.confidence)}
+    if len(lengths) > 1 or not row.tokens:
+        raise ValueError(f"tokens, step_map and confidence must have one length, got {sorted(lengths)}")
+    if max(row.step_map) >= max(row.steps, 1):
+        raise ValueError(f"step_map names step {max(row.step_map)}, but steps is {row.steps}")

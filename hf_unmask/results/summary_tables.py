@@ -10,7 +10,7 @@ from hf_unmask.results.best_per_budget import BudgetRow
 from hf_unmask.results.comparable import Group, label, regime
 from hf_unmask.results.folder import Contents
 from hf_unmask.results.frontier import best_under_budget, method_of, plane
-from hf_unmask.results.markdown import table
+from hf_unmask.results.markdown import code, plain, table
 from hf_unmask.results.records import OperatingPoint
 
 _ANYWHERE = "best heuristic at any block length"
@@ -23,9 +23,10 @@ def tables(contents: Contents) -> str:
     parts = [_NOTE]
     for group in contents.groups:
         rows = [row for row in contents.budgets if row.group == group]
-        parts += [f"## {group.title}", overview(group, rows)]
+        parts += [f"## {plain(group.title)}", overview(group, rows)]
         parts += [_regime(group, name, list(own)) for name, own in groupby(rows, key=lambda row: row.regime)]
-    return "\n\n".join(parts) + "\n"
+    # texts have no "<" left, code cannot do without; not every reader leaves HTML in code alone
+    return ("\n\n".join(parts) + "\n").replace("<", "\\x3c")
 
 
 def overview(group: Group, rows: Sequence[BudgetRow]) -> str:
@@ -40,7 +41,7 @@ def overview(group: Group, rows: Sequence[BudgetRow]) -> str:
         [f"at most {budget:g} NFE", *(_named(row.best) for row in own), _named(own[0].heuristic, with_regime=True)]
         for budget, own in by_budget.items()
     ]
-    return table([f"{group.title}: best of", *group.regimes, _ANYWHERE], lines)
+    return table([f"{plain(group.title)}: best of", *group.regimes, _ANYWHERE], lines)
 
 
 def _regime(group: Group, name: str, rows: Sequence[BudgetRow]) -> str:
@@ -50,13 +51,13 @@ def _regime(group: Group, name: str, rows: Sequence[BudgetRow]) -> str:
     lines = []
     for method, points in dials.items():
         places = [best_under_budget(plane(points), row.budget) for row in rows]
-        lines.append([f"`{method}`", *(_number(None if at is None else points[at]) for at in places)])
+        lines.append([code(method), *(_number(None if at is None else points[at]) for at in places)])
     lines += [
         ["**best in this regime**", *(_named(row.best) for row in rows)],
         [f"**{_ANYWHERE}**", *(_named(row.heuristic, with_regime=True) for row in rows)],
         ["the former is, against the latter", *map(_verdict, rows)],
     ]
-    return table([f"{group.title}, {name}", *(f"at most {row.budget:g} NFE" for row in rows)], lines)
+    return table([f"{plain(group.title)}, {name}", *(f"at most {row.budget:g} NFE" for row in rows)], lines)
 
 
 def _number(point: OperatingPoint | None) -> str:
@@ -68,7 +69,7 @@ def _named(point: OperatingPoint | None, *, with_regime: bool = False) -> str:
         return "-"
     low, high = point.accuracy_interval
     where = f", {regime(point.setting)}" if with_regime else ""
-    return f"{_number(point)} [{100 * low:.1f}, {100 * high:.1f}] `{label(point.setting)}`{where}"
+    return f"{_number(point)} [{100 * low:.1f}, {100 * high:.1f}] {code(label(point.setting))}{where}"
 
 
 def _verdict(row: BudgetRow) -> str:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from hf_unmask.results.comparable import Group, Identity, identity, label, regime
+from hf_unmask.results.foreign_text import printable
 from hf_unmask.results.records import Sample, Setting, iter_samples
 
 Decode = Callable[[list[int]], str]
@@ -153,11 +154,12 @@ def _task(part: Chosen) -> dict[str, Any]:
     for trajectories in prompts.values():
         trajectories.sort(key=lambda trajectory: trajectory["sampler"])
     return {
-        "title": part.group.title,
+        "title": printable(part.group.title),
         "shown": f"{part.prompts} of {part.answers.prompts} prompts, "
         f"{len(part.samples)} of {part.answers.trajectories} trajectories",
         "samplers": [
-            {"name": label(setting), "regime": regime(setting), "block": setting.block_length} for setting in shown
+            {"name": printable(label(setting)), "regime": regime(setting), "block": setting.block_length}
+            for setting in shown
         ],
         "prompts": [{"id": int(number), "trajectories": found} for number, found in prompts.items()],
     }
@@ -173,7 +175,7 @@ def _trajectory(sample: Sample, sampler: int) -> dict[str, Any]:
         "tokens": sample.tokens,
         "opened": sample.step_map,
         "confidence": _confidences(sample),
-        "text": sample.text,
+        "text": printable(sample.text, lines=True),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from hf_unmask.results.markdown import table
+from hf_unmask.results.markdown import plain, table
 from hf_unmask.results.records import OperatingPoint, Setting
 
 _FIELDS = tuple(field.name for field in fields(Setting))
@@ -52,7 +52,8 @@ class TransferMatrix:
 
     def to_markdown(self) -> str:
         """The table below its caption."""
-        return f"{self.caption}\n\n{table(self.heads, self.body)}"
+        body = [list(map(plain, line)) for line in self.body]
+        return f"{plain(self.caption)}\n\n{table(list(map(plain, self.heads)), body)}"
 
     @property
     def _varying(self) -> list[int]:

@@ -41,8 +41,8 @@ def load_tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from hf_unmask.doors.attaching import attach
 
     folder = _HERE / "model"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_pretrained(folder).float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=False).float().eval()
     attach(model, tokenizer=tokenizer)
     return model, tokenizer
 
@@ -60,7 +60,7 @@ def held_out(task: str, split: Split, limit: int | None = None) -> list[HeldOut]
     """
     if task not in TASKS or split not in ("validation", "test"):
         raise ValueError(f"no problems for {task!r}, {split!r}: tasks are {TASKS}, splits are validation and test")
-    lines = (_HERE / f"{task}-{split}.jsonl").read_text().splitlines()
+    lines = (_HERE / f"{task}-{split}.jsonl").read_text("utf-8").splitlines()
     if limit is not None and not 0 < limit <= len(lines):
         raise ValueError(f"`limit` must be 1 to {len(lines)}, the number of {split} problems of {task}, got {limit}")
     return [HeldOut(**json.loads(line)) for line in lines[:limit]]

@@ -253,7 +253,7 @@ def test_what_a_hostile_card_claims_is_shortened_and_moves_no_cursor():
     )
     found = published_results(text)
     long = PublishedResult("-", "n" * 200, "0x" + "f" * 198)
-    assert len(found) == 200 and set(found) == {PublishedResult("-", "'a\\x1b[2J'", "-"), long}
+    assert len(found) == 200 and set(found) == {PublishedResult("-", "a\\x1b[2J", "-"), long}
 
 
 #: Values of another type than they claim: each ends PyYAML's own loaders in an error of its own kind.

@@ -22,7 +22,7 @@ from hf_unmask.report.html import inert_json
 from hf_unmask.report.writing import write_csv, write_report
 from hf_unmask.results.best_per_budget import budget_rows
 from hf_unmask.results.comparable import groups, is_learned, label, regime
-from hf_unmask.results.folder import read_contents
+from hf_unmask.results.folder import Contents, read_contents
 from hf_unmask.results.records import SCHEMA_VERSION, sample_line, write_results
 from hf_unmask.results.trajectories import Answers, Reader, choose, payload
 
@@ -96,6 +96,17 @@ def test_page_stands_alone(folder: Path, page: str) -> None:
     assert not re.search(r'(src|href|srcset)="(?!data:|#)', page)
 
 
+def test_names_of_any_length_and_script_give_files(tmp_path: Path) -> None:
+    """A task of 300 letters was "File name too long"; fonts and XML lack some characters."""
+    tasks = ["x" * 300, "x" * 299, "Sums", "sums", "算术\x1b\x00\uffff" * 40]
+    of = [setting("learned:" + "规则\x01" * 90, task=task) for task in tasks]
+    found = groups([point(one, [1.0], 2) for one in of])
+    assert len({group.slug.lower() for group in found}) == len(tasks)
+    assert all(0 < len(group.slug) < 110 for group in found)
+    _, svg = write_frontier(found[-1], tmp_path, {"nfe": (), "seconds": ()})
+    assert "算术" in svg.read_text("utf-8") and xml.etree.ElementTree.parse(svg).getroot() is not None
+
+
 def test_styles_tell_thirteen_samplers_apart() -> None:
     points = [point(setting(f"s{number}"), [1.0], 2) for number in range(13)]
     assert len(set(styles(points).values())) == 13
@@ -123,6 +134,41 @@ def test_hostile_specs_and_environments(tmp_path: Path, no_plots: None) -> None:
     write_results(tmp_path / "results.json", [bad])
     made = report.html(read_contents(tmp_path), [b"png"], None, ())
     assert made.count("<script") == 2 and made.count("</title>") == 1
+
+
+def test_whatever_the_results_hold_is_text(tmp_path: Path, no_plots: None) -> None:
+    """A "prompts" that is markup left the page by a meta refresh: every value is escaped, whatever its type."""
+    refresh = '<meta http-equiv="refresh" content="0;url=//a"><base href=//a><form action=//a>\'"\x1b\u202e\n'
+    texts = {name: refresh for name in ("sampler", "model", "dataset", "task", "template", "metric")}
+    bad = replace(
+        point(setting(**texts), [1.0, 0.0], 2),
+        prompts=refresh,  # type: ignore[arg-type]
+        pass_at_k={refresh: 0.5},
+        environment={refresh: {refresh: refresh}},
+    )
+    found = groups([bad])
+    contents = Contents([bad], found, {found[0].identity: Answers({}, 0, 0)}, {}, {"nfe": {}, "seconds": {}})
+    made = report.html(contents, [b"png"], None, ())
+    template = (Path(report.__file__).parent / "assets" / "report.html.jinja").read_text("utf-8")
+    assert made.count("<meta") == template.count("<meta") and "<base" not in made and "<form" not in made
+    assert not {"\x1b", "\u202e"} & set(made) and made.count("&lt;meta http-equiv=&#34;refresh&#34;") > 5
+
+
+def test_the_page_may_load_send_and_rebase_nothing(page: str) -> None:
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.replace("&#39;", "'").split(";"))
+    assert rules["default-src"] == rules["form-action"] == rules["base-uri"] == "'none'"
+    assert rules["img-src"] == "data:" and rules["script-src"].startswith("'sha256-")
+
+
+def test_markup_stands_in_templates_which_escape() -> None:
+    """By construction: no tag in Python, and what a template takes unescaped is the style and the script beside it."""
+    folder = Path(report.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not re.search(r"</?[a-z]+[ >]", path.read_text("utf-8").replace("frontier-<task>", "")), path
+    templates = "".join(path.read_text("utf-8") for path in (folder / "assets").glob("*.jinja"))
+    assert sorted(re.findall(r"(\w+)\s*\|\s*safe", templates)) == ["script", "style"]
+    assert "autoescape" not in templates
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -195,3 +195,22 @@ def test_narrow_screens_stack_the_panes(page: Any, tmp_path: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     page.locator("#viewer").screenshot(path=tmp_path / "viewer.png")
     assert matplotlib.image.imread(tmp_path / "viewer.png").std() > 0.02
+
+
+def test_markup_that_got_in_could_not_leave(browser: Any, address: str) -> None:
+    """The content policy stands behind the escaping."""
+    opened = browser.new_page()
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.goto(address)
+    opened.evaluate(
+        """document.body.insertAdjacentHTML("beforeend",
+        '<base href="https://example.com/"><form id="out" action="https://example.com/"><input name="a"></form>' +
+        '<img src="https://example.com/x.png">');
+        document.getElementById("out").submit()"""
+    )
+    opened.wait_for_timeout(300)
+    assert opened.url == opened.evaluate("document.baseURI") == address
+    opened.close()
+    for rule in ("form-action", "base-uri", "img-src"):
+        assert rule in " ".join(said)

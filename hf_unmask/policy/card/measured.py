@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from hf_unmask.results.comparable import is_learned, label, regime
 from hf_unmask.results.folder import Contents, read_contents
-from hf_unmask.results.markdown import table
+from hf_unmask.results.markdown import code, plain, table
 from hf_unmask.results.records import OperatingPoint, Setting
 from hf_unmask.results.spec_text import POLICY, policy_of, quoted
 from hf_unmask.results.summary_tables import tables
@@ -26,6 +26,8 @@ from hf_unmask.results.transfer_matrix import transfer_matrix
 _BENCHMARK = re.compile(r"(?P<dataset>[\w.-]+/[\w.-]+):(?P<task>[\w.-]+)")
 _HUB_DATASET = re.compile(r"([\w.-]+/[\w.-]+)(:[^:]+){1,2}")
 _HEADS = ("sampler", "task", "model", "filled in", "tokens", "accuracy", "NFE (p50, p95)", "tokens / NFE", "answers")
+#: How a name may stand in Markdown.
+_FORMS: tuple[Callable[[str], str], ...] = (str, plain, lambda name: code(name)[1:-1])
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,12 @@ class Measured:
             f"{best.setting.max_new_tokens} tokens, {best.nfe_mean:.1f} forward passes per answer, "
             f"{best.prompts} prompts{spread}; metric {Path(best.setting.metric).stem}"
         )
+        date = best.environment.get("date")
         entry = EvalResultEntry(
             dataset_id=named["dataset"],
             task_id=named["task"],
             value=100 * best.accuracy,
-            date=best.environment.get("date"),
+            date=date if isinstance(date, str) else None,
             notes=notes,
         )
         text: str = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
@@ -133,11 +136,13 @@ class Measured:
 
     def _published(self, text: str) -> str:
         """Without folders of somebody's machine."""
-        text = text.replace(POLICY + quoted(self.name), POLICY + self.public)
+        for form in _FORMS:  # the public name may be a placeholder, which must be found as it is
+            text = text.replace(form(POLICY + quoted(self.name)), POLICY + self.public)
         for setting in dict.fromkeys(point.setting for point in self._points):
             for name in (setting.model, setting.dataset, setting.template, setting.metric, *_policies([setting])):
-                if Path(name).is_absolute():
-                    text = text.replace(quoted(name), quoted(_short(name))).replace(name, _short(name))
+                for form in _FORMS if Path(name).is_absolute() else ():
+                    text = text.replace(form(quoted(name)), form(quoted(_short(name))))
+                    text = text.replace(form(name), form(_short(name)))
         return text
 
 
@@ -233,9 +238,9 @@ def _date(value: Any) -> str:
 def _cells(point: OperatingPoint) -> list[str]:
     setting, (low, high) = point.setting, point.accuracy_interval
     return [
-        f"`{label(setting)}`",
-        setting.task,
-        _short(setting.model),
+        code(label(setting)),
+        plain(setting.task),
+        plain(_short(setting.model)),
         regime(setting),
         str(setting.max_new_tokens),
         f"{100 * point.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",

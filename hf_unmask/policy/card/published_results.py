@@ -15,6 +15,7 @@ from hf_unmask.policy.hub.download import download_card, fetched_commit
 from hf_unmask.policy.hub.files import CARD
 from hf_unmask.policy.hub.folders import BUILTIN
 from hf_unmask.policy.hub.opening import read_inside
+from hf_unmask.results.foreign_text import printable
 
 #: Bytes above which a card is not read.
 MAX_CARD_BYTES = 256 * 1024
@@ -73,7 +74,7 @@ def _entries(metadata: Any) -> Iterator[PublishedResult]:
             for metric in _items(result, "metrics"):
                 if isinstance(metric, dict):
                     name = metric.get("name") or metric.get("type")
-                    yield PublishedResult(_text(dataset, "name"), _printable(name), _number(metric.get("value")))
+                    yield PublishedResult(_text(dataset, "name"), _shown(name), _number(metric.get("value")))
 
 
 def _items(parent: Any, key: str) -> list[Any]:
@@ -82,7 +83,7 @@ def _items(parent: Any, key: str) -> list[Any]:
 
 
 def _text(parent: Any, key: str) -> str:
-    return _printable(parent.get(key)) if isinstance(parent, dict) else "-"
+    return _shown(parent.get(key)) if isinstance(parent, dict) else "-"
 
 
 def _number(value: Any) -> str:
@@ -90,11 +91,9 @@ def _number(value: Any) -> str:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        return _printable(value)
+        return _shown(value)
     return f"{number:.4g}" if abs(number) < _LARGEST else "-"
 
 
-def _printable(value: Any) -> str:
-    """A text, shortened; nothing that moves a terminal's cursor."""
-    text = value[:_LONGEST] if isinstance(value, str) else "-"
-    return text if text.isprintable() else ascii(text)
+def _shown(value: Any) -> str:
+    return printable(value, longest=_LONGEST) if isinstance(value, str) else "-"

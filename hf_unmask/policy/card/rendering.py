@@ -21,7 +21,7 @@ from hf_unmask.policy.hub.drop_in import DROP_IN_TAG
 from hf_unmask.policy.hub.files import CARD, MAX_BYTES, MAX_JSON, parse_json
 from hf_unmask.policy.hub.opening import read_inside
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.results.markdown import table
+from hf_unmask.results.markdown import code, table
 from hf_unmask.results.records import OperatingPoint
 
 #: What a trainer saves beside a policy.
@@ -96,14 +96,14 @@ def render_card(
             eval_results=[r for p in points for r in eval_results(p)] if measured is None else measured.eval_results,
             model_name=packaged or REPOSITORY,
         ).to_yaml(),
-        base_model=_code(record["base_model"]) if record.get("base_model") else "",
+        base_model=code(record["base_model"]) if record.get("base_model") else "",
         repository=packaged or REPOSITORY,
         revision=None if packaged else REVISION,
         generation=_generation(record),
         drop_in=DROP_IN_TAG in tags,
         facts=table(["", ""], _facts(policy).items()),
-        recipe=shown and table(["setting", "value"], [[f"`{key}`", _code(value)] for key, value in shown.items()]),
-        lineage="\n".join(f"{number}. {_code(one)}" for number, one in enumerate(lineage, 1)),
+        recipe=shown and table(["setting", "value"], [[f"`{key}`", code(value)] for key, value in shown.items()]),
+        lineage="\n".join(f"{number}. {code(one)}" for number, one in enumerate(lineage, 1)),
         command=command,
         findings=findings,
         measured=measured,
@@ -197,7 +197,7 @@ def _facts(policy: UnmaskingPolicy) -> dict[str, str]:
         if key == "block_length" and value is None:
             facts["trained for `block_length`"] = "none: full diffusion"
         elif key != "lineage" and value is not None:
-            facts[f"trained for `{key}`" if key != "hf_unmask_version" else "trained with `hf_unmask`"] = _code(value)
+            facts[f"trained for `{key}`" if key != "hf_unmask_version" else "trained with `hf_unmask`"] = code(value)
     return facts
 
 
@@ -216,8 +216,3 @@ def _generation(record: Mapping[str, Any]) -> str:
     """Arguments of `generate` as in the training."""
     known = {key: record[key] for key in ("max_new_tokens", "block_length") if key in record}
     return "".join(f", {key}={value}" for key, value in known.items())
-
-
-def _code(value: Any) -> str:
-    """As it is, whatever Markdown or HTML would make of it."""
-    return f"`{' '.join(str(value).split()).replace('`', chr(39))}`"

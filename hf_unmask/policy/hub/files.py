@@ -21,9 +21,9 @@ from hf_unmask.policy.config import (
     UnmaskingPolicyConfig,
     check_keys,
     own_keys,
-    shown,
 )
 from hf_unmask.policy.hub.opening import read_inside
+from hf_unmask.results.foreign_text import shown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: Largest policy without asking. The main policy has 1.3 MB; only one that reads hidden states is far larger.

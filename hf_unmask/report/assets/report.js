@@ -37,6 +37,8 @@ function makeSortable(table) {
 // ------------------------------------------------------------------------------------------------------------- viewer
 
 const NEVER = -1;
+// Controls, and what turns the direction of writing.
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
 class Pane {
   constructor(root, name, data, onSampler, onStep) {
@@ -104,7 +106,8 @@ class Pane {
 
   // A blank line would be an empty cell, so what cannot be seen gets a sign.
   visible(token) {
-    return this.piece(token).replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍");
+    return this.piece(token).replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍")
+      .replace(UNSEEN, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
   }
 
   show(step) {
