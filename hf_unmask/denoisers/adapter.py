@@ -26,7 +26,7 @@ from hf_unmask.denoisers.inputs import forward_inputs
 
 #: Models found to compute with the logits of their output layer, or without calling it as a module.
 _WHOLE_LOGITS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-#: Models of others found to mask padding.
+#: Models found to decode padded rows as they do rows alone.
 _MASK_PADDING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -161,19 +161,23 @@ class Denoiser(Conventions):
 
     @torch.no_grad()
     def _check_padding(self, tokens: Tensor, attended: Tensor, positions: Tensor) -> None:
-        """Refuse a model whose logits move with the tokens in the padding: code that came with a checkpoint may take
-        an attention mask and not use it. Two passes, once per model; those of transformers are known to mask."""
+        """Refuse a model that gives a padded row other logits than the row alone: code that came with a checkpoint may
+        ignore its attention mask, add it as numbers, turn causal or count positions from the padding. Two passes, once
+        per model; those of transformers are known to be right."""
         if not type(self.model).__module__.startswith("transformers."):
-            if bool(attended.all()):
+            padding = (~attended).sum(-1)
+            row, columns = int(padding.argmax()), int(padding.max())
+            if not columns:
                 return
-            others = torch.where(attended, tokens, (tokens + 1) % self.vocab_size)
-            seen, moved = (self._predict(ids, attended, positions).logits() for ids in (tokens, others))
-            distance, spread = float((seen - moved).abs().max()), float(seen.float().std())
-            if distance > spread * max(1e-3, 16 * torch.finfo(seen.dtype).eps):
+            one = slice(row, row + 1)
+            padded = self._predict(tokens, attended, positions).logits()[one]
+            alone = self._predict(tokens[one, columns:], None, positions[one] - columns).logits()
+            distance, spread = float((padded - alone).abs().max()), float(alone.float().std())
+            if distance > spread * max(1e-2, 32 * torch.finfo(alone.dtype).eps):
                 raise ValueError(
-                    f"{type(self.model).__name__} takes an attention mask and ignores it: other tokens in the padding "
-                    f"move its logits by {distance:.3g} (they spread by {spread:.3g}), so that padded rows would get "
-                    "wrong tokens. Pass rows of equal length, or slots=1 to fill one row at a time, or load newer code"
+                    f"{type(self.model).__name__} gives a padded row other logits than the row alone: they differ by "
+                    f"{distance:.3g} and spread by {spread:.3g}, so it ignores or misreads its attention mask. Pass rows "
+                    "of equal length, or slots=1 to fill one row at a time, or load newer code"
                 )
         _MASK_PADDING.add(self.model)
 

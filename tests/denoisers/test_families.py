@@ -191,15 +191,29 @@ class Unmasking(LladaDouble):
         return super().forward(input_ids, attention_mask=torch.ones_like(input_ids), **options)
 
 
-def test_a_model_that_ignores_its_mask_is_found_at_its_first_padded_batch():
+class Causal(LladaDouble):
+    """Code that sees what lies before a position alone as soon as its mask holds a 0: no padding leaks."""
+
+    def forward(self, input_ids, attention_mask=None, **options):
+        if attention_mask is None or bool(attention_mask.all()):
+            return super().forward(input_ids, attention_mask=attention_mask, **options)
+        before = torch.ones(2 * input_ids.shape[1:], dtype=torch.bool).tril() & attention_mask[:, None, None].bool()
+        return self.backbone(input_ids, attention_mask=before | torch.eye(len(before[0, 0]), dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", [Unmasking, Causal])
+def test_a_model_that_misreads_its_mask_is_found_at_its_first_padded_batch(kind):
     """Prevents padded rows with wrong tokens, silently."""
-    model = Unmasking(LladaDoubleConfig()).eval()
+    model = kind(LladaDoubleConfig()).eval()
     equal = hf_unmask.generate(model, IDS, attention_mask=torch.ones_like(IDS), **OPTIONS)
     for _ in range(2):
-        with pytest.raises(ValueError, match="ignores it: other tokens in the padding .* or slots=1"):
+        with pytest.raises(ValueError, match="other logits than the row alone: they differ by .* or slots=1"):
             hf_unmask.generate(model, IDS, attention_mask=PADDED, **OPTIONS)
     alone = hf_unmask.generate(model, IDS, attention_mask=PADDED, slots=1, **OPTIONS)
     assert torch.equal(alone.sequences[1], equal.sequences[1])
+
+
+def test_a_model_that_reads_its_mask_is_looked_at_once():
     for name in ("llada", "Dream", "sdar"):
         double, passes = row_double(name), []
         hook = double.register_forward_hook(lambda *_, passes=passes: passes.append(1))
