@@ -64,12 +64,15 @@ class Numbers:
 
 
 def events(samples: Sequence[Sample]) -> Iterator[StepEvent]:
-    """What ``generate`` would have told a listener: all samples step by step, finished rows no longer."""
+    """What ``generate`` would have told a listener: all samples step by step, finished rows no longer.
+
+    Steps that opened nothing are left out.
+    """
     import torch
 
     from hf_unmask.generation.output import StepEvent
 
-    for step in range(max(max(sample.step_map, default=-1) for sample in samples) + 1):
+    for step in sorted({step for sample in samples for step in sample.step_map if step >= 0}):
         for row, sample in enumerate(samples):
             opened_at = torch.tensor([sample.step_map])
             if step > int(opened_at.max()):

@@ -115,7 +115,7 @@ def check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     different = [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
     if different:
         said = "; ".join(_difference(name, there.get(name), wanted.get(name)) for name in different)
-        raise ValueError(f"{folder} holds another evaluation, give a new folder. What differs: {said}")
+        raise ValueError(f"{folder} holds another evaluation, give a new folder. What differs in {MANIFEST}: {said}")
 
 
 def _read(path: Path) -> dict[str, Any]:

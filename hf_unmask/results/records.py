@@ -14,6 +14,7 @@ import shlex
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -148,7 +149,9 @@ class _Results:
     records: list[OperatingPoint]
 
 
-_VERSION, _RESULTS = TypeAdapter(_Version), TypeAdapter(_Results)
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def read_results(path: Path) -> list[OperatingPoint]:
@@ -162,12 +165,12 @@ def read_results(path: Path) -> list[OperatingPoint]:
         raise ValueError(f"no {path}; `hf-unmask evaluate --out {shlex.quote(str(path.parent))}` writes one")
     data = path.read_bytes().removeprefix(BOM_UTF8)
     try:
-        version = _VERSION.validate_json(data).schema_version
+        version = _adapter(_Version).validate_json(data).schema_version
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"it has schema version {printable(version, longest=40)}, this package reads {SCHEMA_VERSION}"
             )
-        found = _RESULTS.validate_json(data).records
+        found = _adapter(_Results).validate_json(data).records
         _check_settings(found)
     except ValueError as error:
         raise ResultsError(path, None, reason(error)) from error
@@ -255,7 +258,7 @@ def _iter_lines(path: Path, kind: type[Line], unfinished: bool = True) -> Iterat
         return
     if not path.is_file():
         raise ResultsError(path, None, "it is no file")
-    adapter: TypeAdapter[Line] = TypeAdapter(kind)
+    adapter: TypeAdapter[Line] = _adapter(kind)
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
