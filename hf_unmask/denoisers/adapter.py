@@ -176,8 +176,8 @@ class Denoiser(Conventions):
             if distance > spread * max(1e-2, 32 * torch.finfo(alone.dtype).eps):
                 raise ValueError(
                     f"{type(self.model).__name__} gives a padded row other logits than the row alone: they differ by "
-                    f"{distance:.3g} and spread by {spread:.3g}, so it ignores or misreads its attention mask. Pass rows "
-                    "of equal length, or slots=1 to fill one row at a time, or load newer code"
+                    f"{distance:.3g} and spread by {spread:.3g}, so it ignores or misreads its attention mask. Pass "
+                    "rows of equal length, or slots=1 to fill one row at a time, or load newer code"
                 )
         _MASK_PADDING.add(self.model)
 
