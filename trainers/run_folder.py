@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_unmask import __version__
 from hf_unmask.policy.card.rendering import read_recipe
+from hf_unmask.policy.config import PolicyLoadError
 from hf_unmask.policy.hub.files import MAX_JSON, WEIGHTS, parse_json
 from hf_unmask.policy.hub.opening import read_inside
 
@@ -80,7 +81,10 @@ def _check_same(folder: Path, script: ScriptArguments) -> None:
     found = read_inside(folder, RECORD, MAX_JSON)
     if found is None:
         return  # started by other means than the command
-    before, now = parse_json(found, RECORD), _about(script)
+    try:
+        before, now = parse_json(found, RECORD), _about(script)
+    except PolicyLoadError as error:
+        raise ValueError(f"{folder / RECORD} is damaged ({error}): arguments cannot be compared with it") from error
     other = [name for name in now if name in before and before[name] != now[name]]
     if other:
         told = ", ".join(f"--{name} {before[name]} (now {now[name]})" for name in other)

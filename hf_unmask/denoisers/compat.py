@@ -7,6 +7,7 @@ model. Nothing happens when this module is imported; `hf_unmask.load_denoiser` a
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -195,6 +196,21 @@ def _layer_types(model: nn.Module) -> None:
                     layer.attention_type = name
 
 
+def _cache_by_its_old_name(model: nn.Module) -> None:
+    """A body written for transformers 4 inside a head of transformers 5.24, which calls a cache ``cache``."""
+    body = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    taken = inspect.signature(body.forward).parameters
+    if body is model or "cache" in taken or "past_key_values" not in taken:
+        return
+    forward = body.forward
+
+    @functools.wraps(forward)
+    def renamed(*args: Any, cache: Any = None, **options: Any) -> Any:
+        return forward(*args, **options) if cache is None else forward(*args, past_key_values=cache, **options)
+
+    body.forward = renamed
+
+
 def _computed_buffers(model: nn.Module) -> None:
     """Values of buffers that are computed when a module is built and stored nowhere, rotary frequencies above all.
 
@@ -218,12 +234,12 @@ def _computed_buffers(model: nn.Module) -> None:
 
 
 _FIVE = Window("5.0", "6.0")
-_NO_MASKS = Window("5.24", "6.0")
+_NEWER = Window("5.24", "6.0")
 SHIMS = (
     Shim("default rope", "KeyError 'default' in ROPE_INIT_FUNCTIONS", _FIVE, library=_rope_table),
     Shim("torch fx", "ImportError is_torch_fx_available", _FIVE, library=_torch_fx),
     Shim("loss kwargs", "ImportError LossKwargs", _FIVE, library=_loss_kwargs),
-    Shim("attention masks", "ModuleNotFoundError modeling_attn_mask_utils", _NO_MASKS, library=_attention_masks),
+    Shim("attention masks", "ModuleNotFoundError modeling_attn_mask_utils", _NEWER, library=_attention_masks),
     Shim("config defaults", "AttributeError pad_token_id of the config", _FIVE, config=_once_in_configs),
     Shim("use_cache", "AttributeError use_cache of the config", _FIVE, config=_cache_off),
     Shim("tie_weights", "all_tied_weights_keys is missing, tie_weights rejects arguments", _FIVE, kind=_tied_weights),
@@ -231,6 +247,7 @@ SHIMS = (
     Shim("computed buffers", "rotary frequencies hold no values after from_pretrained", _FIVE, model=_computed_buffers),
     Shim("validate", "TypeError user_set_attributes of GenerationConfig", _FIVE, kind=_lenient_validation),
     Shim("generation config", "GenerationConfig has no attribute 'eps'", _FIVE, kind=_settings_of_a_model),
+    Shim("cache name", "a cache that is passed on and not used", _NEWER, model=_cache_by_its_old_name),
     Shim("layer types", "AttributeError attention_type of a decoder layer", _FIVE, model=_layer_types),
 )
 

@@ -252,7 +252,7 @@ def test_what_a_hostile_card_claims_is_shortened_and_moves_no_cursor():
         f"---\nmodel-index: [{{results: [{{dataset: {{name: [1]}}, metrics: [{', '.join([metrics] * 150)}]}}]}}]\n---\n"
     )
     found = published_results(text)
-    long = PublishedResult("-", "n" * 200, "0x" + "f" * 198)
+    long = PublishedResult("-", "n" * 200 + "...", "0x" + "f" * 198 + "...")
     assert len(found) == 200 and set(found) == {PublishedResult("-", "a\\x1b[2J", "-"), long}
 
 
