@@ -8,9 +8,17 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
-from hf_unmask.cli.terminal import JsonFlag, load_model, make_console, plain_errors, print_json, quiet_libraries
+from hf_unmask.cli.terminal import (
+    JsonFlag,
+    load_model,
+    make_console,
+    plain_errors,
+    print_json,
+    quiet_libraries,
+    say,
+    styled,
+)
 
 _COLOURS = {"pass": "green", "fail": "bold red", "not supported": "yellow"}
 
@@ -63,14 +71,13 @@ def _sudoku(tokenizer: Any) -> tuple[str, str]:
 
 
 def _print(report: Any, name: str) -> None:
-    table = Table(title=f"{name} ({report.model})", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=styled(f"{name} ({report.model})"), title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "", "measured", "cure"):
         table.add_column(column, overflow="fold")
     for finding in report.findings:
-        verdict = Text(finding.verdict, style=_COLOURS[finding.verdict])
-        table.add_row(Text(finding.name), verdict, Text(finding.value), Text(finding.cure))
-    console = make_console()
-    console.print(table)
+        verdict = styled(finding.verdict, _COLOURS[finding.verdict])
+        table.add_row(styled(finding.name), verdict, styled(finding.value), styled(finding.cure))
+    make_console().print(table)
     if report.suggestion is not None:
-        console.print(f"Attach it with: {report.suggestion}", markup=False)
-    console.print(f"{report.passes} forward passes, {report.seconds:.1f} s.", markup=False)
+        say(f"Attach it with: {report.suggestion}")
+    say(f"{report.passes} forward passes, {report.seconds:.1f} s.")

@@ -59,6 +59,7 @@ def load_denoiser(
             name,
             config=checkpoint.config,
             dtype=dtype,
+            trust_remote_code=trust_remote_code,
             **checkpoint.source,
             **checkpoint.code,
             **{key: value for key, value in options.items() if value is not None},
@@ -93,29 +94,29 @@ class _Checkpoint:
     config: Any
     entry: Any  # transformers' auto class
     own: str | None  # where the repository keeps the model's class
+    trusted: bool  # to run
     source: dict[str, Any]  # arguments that say where files are
     code: dict[str, Any]  # and where code is
     shims: tuple[compat.Shim, ...]
 
     @classmethod
     def open(cls, name: str, trust_remote_code: bool, revision: str | None, code_revision: str | None) -> _Checkpoint:
-        source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        if revision is not None:
-            source["revision"] = revision
+        source: dict[str, Any] = {} if revision is None else {"revision": revision}
         # without it, code would come from the main branch whatever revision was named
         code: dict[str, Any] = {"code_revision": code_revision or revision} if code_revision or revision else {}
         with compat.library_names(compat.needed()):
-            config = _config(name, source, code)
+            config = _config(name, trust_remote_code, source, code)
         entry = auto_class(config, name)
         own = (getattr(config, "auto_map", None) or {}).get(entry.__name__)
         if own is None:
-            return cls(name, config, entry, own, source, {}, ())
+            return cls(name, config, entry, own, trust_remote_code, source, {}, ())
         compat.mend_config(config, compat.needed())
-        return cls(name, config, entry, own, source, code, compat.needed())
+        return cls(name, config, entry, own, trust_remote_code, source, code, compat.needed())
 
     def mend_class(self) -> None:
-        if self.own is not None and self.source["trust_remote_code"]:
-            compat.mend_class(_own_class(self.own, self.name, self.source, self.code), self.shims)
+        if self.own is not None and self.trusted:
+            mended = get_class_from_dynamic_module(self.own, self.name, **self.source, **self.code)
+            compat.mend_class(mended, self.shims)
 
     def read_settings(self, model: Any) -> None:
         try:
@@ -127,27 +128,22 @@ class _Checkpoint:
 
     def tokenizer(self) -> Any:
         try:
-            return AutoTokenizer.from_pretrained(self.name, config=self.config, **self.source)
+            return AutoTokenizer.from_pretrained(
+                self.name, config=self.config, trust_remote_code=self.trusted, **self.source
+            )
         except (OSError, ValueError, KeyError):  # weights without one are in order if their configs name the ids
             return None
 
 
-def _own_class(place: str, name: str, source: dict[str, Any], code: dict[str, Any]) -> Any:
-    """A class of the repository's code, which is trusted."""
-    places: dict[str, Any] = {key: value for key, value in source.items() if key == "revision"}
-    return get_class_from_dynamic_module(place, name, **places, **code)
-
-
-def _config(name: str, source: dict[str, Any], code: dict[str, Any]) -> Any:
+def _config(name: str, trust_remote_code: bool, source: dict[str, Any], code: dict[str, Any]) -> Any:
     """By the repository's own class if it is trusted, whatever another one registered for the same model type."""
-    places = {key: value for key, value in source.items() if key == "revision"}
-    stored, _ = PreTrainedConfig.get_config_dict(name, **places)
+    stored, _ = PreTrainedConfig.get_config_dict(name, **source)
     own = (stored.get("auto_map") or {}).get("AutoConfig")
-    if own is None or not source["trust_remote_code"]:
-        return AutoConfig.from_pretrained(name, **source, **code)
-    kind = _own_class(own, name, source, code)
+    if own is None or not trust_remote_code:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **source, **code)
+    kind: Any = get_class_from_dynamic_module(own, name, **source, **code)
     kind.register_for_auto_class()
-    return kind.from_pretrained(name, name_or_path=name, **places)
+    return kind.from_pretrained(name, name_or_path=name, **source)
 
 
 def auto_class(config: Any, name: str) -> Any:

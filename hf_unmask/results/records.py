@@ -27,7 +27,7 @@ _LONGEST = 400  # characters of what is said about a field
 _NO_JSON = "Invalid JSON"  # begins pydantic's message
 
 # What a file may hold: true is no number, "1" is no 1, numbers are finite, nobody else's fields.
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -135,6 +135,7 @@ class OperatingPoint:
     environment: dict[str, Fact | list[Fact] | dict[str, Fact]] = field(default_factory=dict)
 
 
+@with_config(ConfigDict(defer_build=True))
 @dataclass(frozen=True)
 class _Version:
     """All that is read of a file of another version."""
