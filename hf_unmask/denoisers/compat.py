@@ -186,7 +186,8 @@ def _from_model_config(kind: Any, model_config: Any) -> Any:
 
 
 def _layer_types(model: nn.Module) -> None:
-    """What each layer attends to, which transformers 5 keeps in the config alone."""
+    """What each layer attends to, which transformers 5 keeps in the config alone, and the cache by its old name."""
+    _cache_by_its_old_name(model)
     types = getattr(model.config, "layer_types", None) or ()
     for module in model.modules():
         layers = getattr(module, "layers", None)
@@ -247,8 +248,12 @@ SHIMS = (
     Shim("computed buffers", "rotary frequencies hold no values after from_pretrained", _FIVE, model=_computed_buffers),
     Shim("validate", "TypeError user_set_attributes of GenerationConfig", _FIVE, kind=_lenient_validation),
     Shim("generation config", "GenerationConfig has no attribute 'eps'", _FIVE, kind=_settings_of_a_model),
-    Shim("cache name", "a cache that is passed on and not used", _NEWER, model=_cache_by_its_old_name),
-    Shim("layer types", "AttributeError attention_type of a decoder layer", _FIVE, model=_layer_types),
+    Shim(
+        "layer types",
+        "AttributeError attention_type of a decoder layer; a cache not used (5.24)",
+        _FIVE,
+        model=_layer_types,
+    ),
 )
 
 

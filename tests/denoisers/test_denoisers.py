@@ -355,7 +355,9 @@ def test_a_model_without_hidden_states_says_so():
     options = {**OPTIONS, "sampler": ReadsHidden(0.3)}
     assert hf_unmask.generate(tiny_bert(), IDS, **options).complete.all()
     with pytest.raises(ValueError, match="Blind returns no hidden states"):
-        hf_unmask.generate(denoiser, IDS, **options)
+        hf_unmask.generate(denoiser, IDS[:1], **options)
+    with pytest.raises(ValueError, match="Blind gives a padded row other logits than the row alone"):
+        hf_unmask.generate(denoiser, IDS, **options)  # it counts positions from the padding on
 
 
 @pytest.mark.parametrize("name", BUILDERS)
