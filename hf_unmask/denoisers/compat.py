@@ -250,7 +250,7 @@ SHIMS = (
     Shim("generation config", "GenerationConfig has no attribute 'eps'", _FIVE, kind=_settings_of_a_model),
     Shim(
         "layer types",
-        "AttributeError attention_type of a decoder layer; a cache not used (5.24)",
+        "AttributeError attention_type of a layer; a cache not used (5.24)",
         _FIVE,
         model=_layer_types,
     ),
