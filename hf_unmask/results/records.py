@@ -171,7 +171,7 @@ def read_results(path: Path) -> list[OperatingPoint]:
             raise ValueError(
                 f"it has schema version {printable(version, longest=40)}, this package reads {SCHEMA_VERSION}"
             )
-        found = _adapter(_Results).validate_json(data).records
+        found: list[OperatingPoint] = _adapter(_Results).validate_json(data).records
         _check_settings(found)
     except ValueError as error:
         raise ResultsError(path, None, reason(error)) from error
@@ -259,7 +259,8 @@ def _iter_lines(path: Path, kind: type[Line], unfinished: bool = True) -> Iterat
         return
     if not path.is_file():
         raise ResultsError(path, None, "it is no file")
-    adapter: TypeAdapter[Line] = _adapter(kind)
+    key: Any = kind  # a dataclass, whose class can be hashed whatever its values can
+    adapter: TypeAdapter[Line] = _adapter(key)
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
