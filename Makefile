@@ -34,10 +34,10 @@ slow: $(VENV)/installed
 
 # SGLang's own dependencies are a CUDA build of torch and an older transformers: it comes without them, into a place of
 # its own, and serves on CPU
-$(ENGINES)/installed: pyproject.toml .ci/constraints.txt .ci/engines.txt
+$(ENGINES)/installed: pyproject.toml .ci/constraints-lowest.txt .ci/engines.txt
 	$(PYTHON) -m venv $(ENGINES)
-	$(ENGINES)/bin/python -m pip install --quiet --constraint .ci/constraints.txt torch
-	$(ENGINES)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable . pytest -r .ci/engines.txt
+	$(ENGINES)/bin/python -m pip install --quiet --constraint .ci/constraints-lowest.txt torch
+	$(ENGINES)/bin/python -m pip install --quiet --constraint .ci/constraints-lowest.txt --editable . pytest -r .ci/engines.txt
 	$(ENGINES)/bin/python -m pip install --quiet --no-deps sglang==0.5.23
 	touch $@
 
