@@ -108,8 +108,9 @@ class HfUnmask(DllmAlgorithm):  # type: ignore[misc]  # SGLang is not installed 
 
     def undecided(self, forward_batch: Any) -> Tensor:
         """[B, W] bool, mask tokens that are not text. The engine says which are where a request's text has some."""
-        masked = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size) == self.mask_id
-        text = forward_batch.dllm_prompt_mask  # [B, W] bool, prompt and what is decided before the block
+        ids: Tensor = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size)
+        masked = ids == self.mask_id
+        text: Tensor | None = forward_batch.dllm_prompt_mask  # [B, W] bool, prompt and what is decided before the block
         return masked if text is None else masked & ~text
 
     def step(self, forward_batch: Any, logits_output: Any, states: list[RowState]) -> list[bool]:
