@@ -109,7 +109,7 @@ class HfUnmask(DllmAlgorithm):  # type: ignore[misc]  # SGLang is not installed 
     def undecided(self, forward_batch: Any) -> Tensor:
         """[B, W] bool, mask tokens that are not text. The engine says which are where a request's text has some."""
         ids: Tensor = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size)
-        masked = ids == self.mask_id
+        masked: Tensor = ids == self.mask_id
         text: Tensor | None = forward_batch.dllm_prompt_mask  # [B, W] bool, prompt and what is decided before the block
         return masked if text is None else masked & ~text
 
