@@ -21,7 +21,7 @@ from hf_unmask.policy.hub.folders import saving
 from hf_unmask.policy.hub.locking import locked, only_writer
 
 CONFIGS = {"old": {"rope_theta": 1.0}, "first": {"rope_theta": 2.0}, "second": {"rope_theta": 3.0}}
-PATIENCE = 0.3  # seconds; a save takes a tenth of that
+PATIENCE = 1.0  # seconds; on an idle machine a save takes a twentieth of that
 
 
 def forked(work, *arguments) -> int:
