@@ -9,6 +9,8 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from hf_unmask.results.foreign_text import printable
+
 #: Name in the logs -> name in a line. Everything else is in the trackers and in trainer_state.json.
 _SHOWN = {
     "reward": "reward",
@@ -69,4 +71,4 @@ def log_line(step: int, steps: int, logs: Mapping[str, Any]) -> str | None:
     }
     names = {prefix + name: shown for name, shown in _SHOWN.items()} | correct
     numbers = [f"{shown} {float(logs[name]):.3g}" for name, shown in names.items() if name in logs]
-    return "  ".join([f"{'validation at' if prefix else 'update'} {step}/{steps}", *numbers])
+    return printable("  ".join([f"{'validation at' if prefix else 'update'} {step}/{steps}", *numbers]))

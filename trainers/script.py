@@ -209,6 +209,8 @@ def _check_yaml(name: str) -> None:
             raise ValueError(f"more than {_LONGEST_CONFIG:,} characters")
         read_yaml(text)
         yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 ({error}): save the file as UTF-8") from error
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{name}: {error}") from error
     except (LookupError, AttributeError, TypeError, ArithmeticError) as error:  # of types that do not fit their value

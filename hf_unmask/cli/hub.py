@@ -92,8 +92,9 @@ def card(
     with _plain_errors():
         from hf_unmask.policy.card.rendering import read_recipe, render_card
         from hf_unmask.policy.card.seal import is_rendered
+        from hf_unmask.results.foreign_text import read_text
 
-        if output is not None and output.is_file() and not is_rendered(output.read_text("utf-8")):
+        if output is not None and output.is_file() and not is_rendered(read_text(output)):
             raise ValueError(f"{output} was written or edited by hand: give another --output, or remove it")
         loaded, folder, _ = _load(policy, revision, max_bytes)
         text = render_card(loaded, results=results, recipe=read_recipe(folder), license=license, name=policy)
@@ -113,8 +114,9 @@ def pull(
     """Download a policy, check it, and save it into a folder."""
     with _plain_errors():
         from hf_unmask.policy.hub.download import commit_of, download_policy
-        from hf_unmask.policy.hub.folders import load_policy, save_policy
+        from hf_unmask.policy.hub.folders import check_replaceable, load_policy, save_policy
 
+        check_replaceable(folder)
         cached = download_policy(repo, revision=revision, **_limit(max_bytes))
         save_policy(load_policy(cached, **_limit(max_bytes)), folder)
         if as_json:

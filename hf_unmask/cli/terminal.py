@@ -60,8 +60,20 @@ def plain_errors(extra: str = "evaluate") -> Iterator[None]:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("HF_UNMASK_TRACEBACK") == "1":
             raise
-        say(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True, longest=_LONGEST_ERROR)
+        text = " ".join(str(error).split()) or type(error).__name__
+        say(f"error: {text}{_cure(error)}", err=True, longest=_LONGEST_ERROR)
         raise typer.Exit(2) from None
+
+
+def _cure(error: BaseException | None) -> str:
+    """What to do where a library cannot write into its cache."""
+    from huggingface_hub.constants import HF_HOME
+
+    while error is not None:
+        if isinstance(error, OSError) and str(error.filename).startswith(HF_HOME):
+            return f": set HF_HOME, which is {HF_HOME}, to a folder that can be written to"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def escape_what_streams_cannot_encode() -> None:
@@ -99,12 +111,13 @@ def load_model(
     import torch
     from transformers import AutoTokenizer
 
-    from hf_unmask.doors.loading import load_denoiser
+    from hf_unmask.doors.loading import check_device, load_denoiser
     from hf_unmask.tiny import load_tiny
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"`--dtype` must be auto, float32, bfloat16 or float16, got {dtype!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     if name == "tiny":
         tiny: Any
         tiny, tokenizer = load_tiny()

@@ -22,7 +22,8 @@ def encode_prompts(
         system: first turn of every prompt.
 
     Raises:
-        ValueError: a chat, ``chat=True`` or ``system`` without a template, or nothing to encode.
+        ValueError: a chat, ``chat=True`` or ``system`` without a template, a text that is no UTF-8, or nothing to
+            encode.
     """
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"`prompts` must be a list with at least one prompt, got {prompts!r}")
@@ -38,6 +39,9 @@ def encode_prompts(
         first = [] if system is None else [{"role": "system", "content": system}]
         turns = [first + _turns(prompt) for prompt in prompts]
         texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    for place, text in enumerate(texts):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"prompt {place} holds half a character, which is no UTF-8: {text!r}")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # a template writes the special tokens itself

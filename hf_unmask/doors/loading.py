@@ -48,9 +48,11 @@ def load_denoiser(
 
     Raises:
         ValueError: neither a masked language model of transformers nor one with code of its own, code that is not
-            trusted, or conventions that are missing.
+            trusted, conventions that are missing, or a device that is not there.
         OSError: no such folder or repository.
     """
+    if device is not None:
+        check_device(device)
     checkpoint = _Checkpoint.open(name, trust_remote_code, revision, code_revision)
     options = {"device_map": device_map, "attn_implementation": attn_implementation}
     with compat.library_names(checkpoint.shims):
@@ -70,6 +72,18 @@ def load_denoiser(
     if device is not None:
         model = model.to(device)
     return attach(model.eval(), tokenizer=tokenizer or checkpoint.tokenizer(), **conventions)
+
+
+def check_device(device: Any) -> None:
+    """Before gigabytes are loaded for it.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
+        raise ValueError(f"the device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
 
 
 def load_outline(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Denoiser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
@@ -12,6 +12,7 @@ from hf_unmask.evaluation.problems import Problem
 from hf_unmask.evaluation.prompt_templates import Template, load_template
 from hf_unmask.evaluation.scoring import Scorer
 from hf_unmask.generation.step import SamplerProtocol
+from hf_unmask.results.foreign_text import is_text
 from hf_unmask.results.records import Setting
 from hf_unmask.samplers.specs import parse_samplers
 
@@ -65,6 +66,9 @@ def tasks(axes: Axes, problems: Sequence[Problem], metrics: Mapping[str, Scorer]
             block_length=block_length,
             **axes.common,
         )
+        for field, value in asdict(setting).items():
+            if isinstance(value, str) and not is_text(value):
+                raise ValueError(f"the {field} {value!r} is no UTF-8, so results cannot name it: rename it")
         often = is_stochastic(sampler, setting.temperature)
         seeds, draws = (axes.seeds, axes.draws) if often else (axes.seeds[:1], 1)
         found.append(Task(setting, sampler, template, metrics[name], by_task[name], seeds, draws))

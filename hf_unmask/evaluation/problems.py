@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_unmask.results.foreign_text import is_text, read_text
 from hf_unmask.samplers.base import require_int
 from hf_unmask.tiny import TASKS, held_out
 
 _TINY = "tiny"
+_SILENT = 50  # level of logging
 _READERS = {".json": "from_json", ".csv": "from_csv", ".parquet": "from_parquet"}
 
 
@@ -79,7 +83,11 @@ def _problem(number: int, row: Mapping[str, Any], task: str, columns: Mapping[st
         if not isinstance(values.get(name), str):
             have = f"it has {', '.join(map(str, row))}" if name not in values else f"got {values[name]!r}"
             raise ValueError(f"row {number} of the data set needs a text column {name!r}; {have}")
-    return Problem(number, str(values.get("task") or task), values["prompt"], values["answer"], values)
+    named = str(values.get("task") or task)
+    for name, text in (("prompt", values["prompt"]), ("answer", values["answer"]), ("task", named)):
+        if not is_text(text):
+            raise ValueError(f"row {number} of the data set holds half a character in {name!r}, no UTF-8: {text!r}")
+    return Problem(number, named, values["prompt"], values["answer"], values)
 
 
 def _first(problems: list[Problem], limit: int | None) -> list[Problem]:
@@ -107,10 +115,10 @@ def _rows(dataset: Any) -> Iterable[Mapping[str, Any]]:
 
 def _json_lines(path: Path) -> list[Any]:
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
     return rows
 
@@ -138,6 +146,8 @@ def _with_datasets(name: str) -> Any:
     path = Path(name)
     repository, *rest = name.split(":")
     if path.suffix in _READERS and path.is_file():
+        if path.suffix != ".parquet":
+            read_text(path)  # what the library says of another encoding names no file
         load = partial(getattr(datasets.Dataset, _READERS[path.suffix]), name)
     elif path.is_dir():
         load = partial(datasets.load_from_disk, name)
@@ -147,6 +157,24 @@ def _with_datasets(name: str) -> Any:
         forms = f"a file ({', '.join(['.jsonl', *_READERS])}), a folder, or of the Hub NAME:SPLIT or NAME:CONFIG:SPLIT"
         raise ValueError(f"no data set {name!r}; it can be {forms}")
     try:
-        return load()
+        with _quiet():
+            return load()
     except Exception as error:  # of whatever library reads that form
         raise ValueError(f"the data set {name!r} cannot be loaded: {error.__cause__ or error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What goes wrong is said once, by the error; no bars where nobody watches."""
+    from datasets import utils
+
+    level, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
+    utils.logging.set_verbosity(_SILENT)
+    if bars and not sys.stderr.isatty():
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.logging.set_verbosity(level)
+        if bars:
+            utils.enable_progress_bars()

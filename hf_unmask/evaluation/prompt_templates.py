@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_unmask.results.foreign_text import read_text
+
 _HERE = Path(__file__).parent / "templates"
 _FIELD, _REPLY, _CHAT = "{prompt}", "\n---assistant---\n", ".chat"
 
@@ -54,7 +56,7 @@ def load_template(name_or_path: str | Path) -> Template:
     """A packaged template by name, or a file.
 
     Raises:
-        ValueError: there is neither, or it has no place for the prompt.
+        ValueError: there is neither, it is no UTF-8, or has no place for the prompt.
     """
     path = Path(name_or_path)
     if str(name_or_path) in template_names():
@@ -62,7 +64,7 @@ def load_template(name_or_path: str | Path) -> Template:
     elif not path.is_file():
         raise ValueError(f"no template {str(name_or_path)!r}; give a file or one of {', '.join(template_names())}")
     # the line break that ends the file is not part of the prompt
-    text, _, reply = path.read_text("utf-8").removesuffix("\n").partition(_REPLY)
+    text, _, reply = read_text(path).removesuffix("\n").partition(_REPLY)
     if _FIELD not in text:
         raise ValueError(f"{path} must hold {_FIELD} where the problem goes")
     name = path.name.removesuffix(".txt")

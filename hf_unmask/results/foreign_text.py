@@ -44,6 +44,15 @@ def csv_cell(value: Any) -> Any:
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
+def is_text(text: str) -> bool:
+    """Whether all of it can be written as UTF-8: JSON and the arguments of a command may hold half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _ShortRepr(reprlib.Repr):
     """Values of any size and depth in a few words."""
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 
 from hf_unmask.generation.step import Needs, Noise, Step
+from hf_unmask.results.foreign_text import read_text
 from hf_unmask.samplers.base import require
 from hf_unmask.samplers.ranked import RankedSampler
 
@@ -57,8 +58,8 @@ class PCSampler(RankedSampler):
 def surprisals(path: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids [N] long, ascending, and their -ln frequency [N] float64 from a table; read once per process and path."""
     try:
-        table = {int(token): float(share) for token, share in json.loads(Path(path).read_text("utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        table = {int(token): float(share) for token, share in json.loads(read_text(path)).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON object of token ids and frequencies ({error})") from error
     wrong = [f"{token}: {share}" for token, share in table.items() if token < 0 or not 0 < share <= 1]
     if wrong or not table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,25 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from hf_unmask.policy.config import PolicyLoadError
+from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
 from hf_unmask.policy.hub.download import download_policy
-from hf_unmask.policy.hub.files import CONFIG, MAX_BYTES, WEIGHTS, parse_weights, read_files, unfinished_config
+from hf_unmask.policy.hub.files import (
+    CONFIG,
+    MAX_BYTES,
+    MAX_JSON,
+    WEIGHTS,
+    parse_json,
+    parse_weights,
+    read_files,
+    unfinished_config,
+)
 from hf_unmask.policy.hub.locking import locked
+from hf_unmask.policy.hub.opening import read_inside
 from hf_unmask.policy.hub.workspace import workspace
 from hf_unmask.policy.model import UnmaskingPolicy
 
 BUILTIN = "builtin:"
+_UNFINISHED = re.compile(r"\.config-[0-9a-f]{16}\.json")  # see `unfinished_config`
 _WAIT = 60.0  # seconds; a save takes less than one
 PACKAGED = Path(__file__).resolve().parents[2] / "policies"
 
@@ -116,6 +128,27 @@ def save_policy(policy: UnmaskingPolicy, folder: str | Path) -> None:
             _replace_files(new, target, backup=work)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Whether a policy can be saved there and replaces nothing but another policy.
+
+    Raises:
+        ValueError: config.json or model.safetensors there are those of something else.
+    """
+    there = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
+    if not there or (CONFIG not in there and any(map(_is_unfinished, folder.iterdir()))):  # a save that was killed
+        return
+    try:
+        found = parse_json(read_inside(folder, CONFIG, MAX_JSON) or b"null", CONFIG).get("model_type")
+    except PolicyLoadError:
+        found = None
+    if found != UnmaskingPolicyConfig.model_type:
+        raise ValueError(f"{there[0]} in {str(folder)!r} is no policy's, and would be replaced: give another folder")
+
+
+def _is_unfinished(path: Path) -> bool:
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
 def _replace_files(new: Path, target: Path, backup: Path) -> None:
     """Two renames are not atomic together, so the config is put beside the old one first, tied to the new weights."""
     old = [name for name in (WEIGHTS, CONFIG) if os.path.lexists(target / name)]
@@ -134,5 +167,5 @@ def _replace_files(new: Path, target: Path, backup: Path) -> None:
                 (target / name).unlink(missing_ok=True)
         unfinished.unlink(missing_ok=True)
         raise
-    for left in target.glob(".config-*.json"):  # by saves that were killed
+    for left in filter(_is_unfinished, target.iterdir()):  # by saves that were killed
         left.unlink(missing_ok=True)
