@@ -92,8 +92,8 @@ def record_purpose(policy: UnmaskingPolicy, denoiser: Denoiser, args: UnmaskingG
     """Write into the policy's config what it is trained for, and by which version."""
     policy.config.trained_for = {
         **policy.config.trained_for,
-        "base_model": model_name(denoiser.model),
-        "base_model_revision": getattr(getattr(denoiser.model, "config", None), "_commit_hash", None),
+        "base_model": model_name(denoiser.core),
+        "base_model_revision": getattr(getattr(denoiser.core, "config", None), "_commit_hash", None),
         "mask_token_id": denoiser.mask_token_id,
         "block_length": args.block_length,
         "max_new_tokens": args.max_completion_length,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from hf_unmask.denoisers.conventions import Conventions, embeddings, family_of, 
 from hf_unmask.denoisers.families import Attention
 from hf_unmask.denoisers.head import Prediction, held_back
 from hf_unmask.denoisers.inputs import forward_inputs
+from hf_unmask.denoisers.wrappers import accepted, is_compiled, unwrapped
 
 #: Models found to compute with the logits of their output layer, or without calling it as a module.
 _WHOLE_LOGITS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -38,6 +39,8 @@ class Denoiser(Conventions):
     """
 
     model: nn.Module
+    #: The model inside wrappers, which knows its config and layers; ``model`` itself if there are none.
+    core: nn.Module
     #: Runs on the positions asked for only. None (and in unknown models): the model's logits are taken as they come.
     output_layer: nn.Module | None
 
@@ -48,9 +51,10 @@ class Denoiser(Conventions):
         """The adapter that was passed or is attached to the model, else a new one."""
         if isinstance(model, Denoiser):
             return model
-        attached = getattr(getattr(model, "generate", None), "denoiser", None)
-        if isinstance(attached, Denoiser):
-            return attached
+        for one in (model, unwrapped(model)):
+            attached = getattr(getattr(one, "generate", None), "denoiser", None)
+            if isinstance(attached, Denoiser):
+                return attached if attached.model is model else attached._called_through(model)
         return cls.from_model(model, tokenizer=tokenizer, mask_token_id=mask_token_id)
 
     @classmethod
@@ -81,9 +85,10 @@ class Denoiser(Conventions):
         Raises:
             ValueError: unknown model, or an id that is missing or outside the vocabulary.
         """
-        family = family_of(model, shift, attention)
+        core = unwrapped(model)
+        family = family_of(core, shift, attention)
         settled = settle(
-            model,
+            core,
             family,
             tokenizer=tokenizer,
             mask_token_id=mask_token_id,
@@ -92,8 +97,16 @@ class Denoiser(Conventions):
             shift=shift,
             attention=attention,
             block_length=block_length,
+            accepts=accepted(model),
         )
-        return cls(**vars(settled), model=model, output_layer=_output_layer(model) if family.known else None)
+        return cls(
+            **vars(settled), model=model, core=core, output_layer=_output_layer(model, core) if family.known else None
+        )
+
+    def _called_through(self, wrapper: nn.Module) -> Denoiser:
+        """The same conventions for a model that was wrapped after it was attached."""
+        layer = _output_layer(wrapper, self.core) if self.output_layer is not None else None
+        return replace(self, model=wrapper, accepts=accepted(wrapper), output_layer=layer)
 
     def same_as(self, other: Denoiser) -> bool:
         """Whether both adapt the same model object by the same conventions."""
@@ -102,8 +115,8 @@ class Denoiser(Conventions):
     @property
     def device(self) -> torch.device:
         """Where the embeddings live, and so where token ids go."""
-        table = embeddings(self.model)
-        return (next(self.model.parameters()) if table is None else table.weight).device
+        table = embeddings(self.core)
+        return (next(self.core.parameters()) if table is None else table.weight).device
 
     def __call__(
         self,
@@ -129,8 +142,8 @@ class Denoiser(Conventions):
         Raises:
             ValueError: hidden states that the model does not return, or padding that it does not mask.
         """
-        if self.model.training:
-            warnings.warn(f"{type(self.model).__name__} is in training mode: call model.eval()", stacklevel=2)
+        if self.core.training:  # a wrapper begins in training mode, whatever it wraps
+            warnings.warn(f"{type(self.core).__name__} is in training mode: call model.eval()", stacklevel=2)
         if attended is not None and self.model not in _MASK_PADDING:
             self._check_padding(tokens, attended, positions[:, :1])
         return self._predict(tokens, attended, positions, hidden=hidden, cache=cache)
@@ -146,7 +159,7 @@ class Denoiser(Conventions):
     ) -> Prediction:
         cells = self.sources(positions, attended)
         columns = None if cache is None else cache.columns
-        inputs = forward_inputs(self, self.model, tokens, attended, cache)
+        inputs = forward_inputs(self, self.core, tokens, attended, cache)
         if columns is not None:  # then these alone are computed, and the cells lie among them
             query = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
             cells = torch.zeros_like(tokens).scatter(1, columns, query).gather(1, cells)
@@ -164,7 +177,7 @@ class Denoiser(Conventions):
         """Refuse a model that gives a padded row other logits than the row alone: code that came with a checkpoint may
         ignore its attention mask, add it as numbers, turn causal or count positions from the padding. Two passes, once
         per model; those of transformers are known to be right."""
-        if not type(self.model).__module__.startswith("transformers."):
+        if not type(self.core).__module__.startswith("transformers."):
             padding = (~attended).sum(-1)
             row, columns = int(padding.argmax()), int(padding.max())
             if not columns:
@@ -233,7 +246,9 @@ def _at(values: Tensor, positions: Tensor) -> Tensor:
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _output_layer(model: nn.Module) -> nn.Module | None:
-    """The layer that makes logits, None if the model does not tell."""
-    layer = getattr(model, "get_output_embeddings", lambda: None)()
+def _output_layer(model: nn.Module, core: nn.Module) -> nn.Module | None:
+    """The layer that makes logits, None if the model does not tell, or is compiled with it."""
+    if is_compiled(model):
+        return None
+    layer = getattr(core, "get_output_embeddings", lambda: None)()
     return layer if isinstance(layer, nn.Module) and not isinstance(layer, nn.Embedding) else None

@@ -6,7 +6,6 @@ is guessed: an unknown model is an error.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -88,8 +87,12 @@ def settle(
     shift: Literal[0, 1] | None,
     attention: Attention | None,
     block_length: int | None,
+    accepts: frozenset[str],
 ) -> Conventions:
-    """The conventions of a model of ``family``; the arguments are those of ``Denoiser.from_model``, None: find out."""
+    """The conventions of a model of ``family``; the arguments are those of ``Denoiser.from_model``, None: find out.
+
+    accepts: arguments of the forward that reach the model.
+    """
     config: Any = getattr(model, "config", None)
     sources = (getattr(model, "generation_config", None), config, tokenizer)
     vocab_size = _vocab_size(model)
@@ -121,7 +124,7 @@ def settle(
         attention=family.attention if attention is None else attention,
         position_offset=offset,
         max_length=None if limit is None else int(limit) - offset,
-        accepts=frozenset(inspect.signature(model.forward).parameters),
+        accepts=accepts,
         block_length=_block_length(family, config, block_length),
         whole_blocks=family.whole_blocks,
         cache_refusal=_cache_refusal(model, family),

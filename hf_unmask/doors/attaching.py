@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from typing import Any, Literal, NoReturn
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.families import Attention
+from hf_unmask.denoisers.wrappers import unwrapped
 from hf_unmask.doors import random_canvas
 from hf_unmask.generation.loop import generate
 
@@ -24,10 +26,7 @@ class AttachedGenerate:
     def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
         model = self.denoiser.model
         if sampler is None:
-            own = self.own or getattr(type(model), "generate", None)
-            if own is None:
-                raise TypeError(f"{type(model).__name__} has no generate of its own: pass sampler=ThresholdSampler()")
-            return own(*args, **kwargs) if self.own else own(model, *args, **kwargs)
+            return _own_generate(model, self.own)(*args, **kwargs)
         for name in ("input_ids", "inputs"):
             if not args and name in kwargs:
                 args = (kwargs.pop(name),)
@@ -61,17 +60,28 @@ class AttachedCanvas(AttachedGenerate):
                     random_canvas.forget_first_sampler(self.model)
 
     def _without(self, *args: Any, **kwargs: Any) -> Any:
-        kind: Any = type(self.model)
         with self._lock:
             self._running += 1
         try:
-            return self.own(*args, **kwargs) if self.own else kind.generate(self.model, *args, **kwargs)
+            return _own_generate(self.model, self.own)(*args, **kwargs)
         finally:
             with self._lock:
                 self._running -= 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AttachedCanvas:
         return AttachedCanvas(copy.deepcopy(self.model, memo), copy.deepcopy(self.own, memo))
+
+
+def _own_generate(model: nn.Module, present: Any) -> Any:
+    """What a model generates with where there is no sampler: ``present`` on the instance, else its class's, else what
+    it wraps."""
+    if present is not None:
+        return present
+    for one in (model, unwrapped(model)):
+        own = getattr(type(one), "generate", None)
+        if own is not None:
+            return functools.partial(own, one)
+    raise TypeError(f"{type(model).__name__} has no generate of its own: pass sampler=ThresholdSampler()")
 
 
 class LostGenerate:
@@ -119,9 +129,9 @@ def attach(
     if isinstance(present, AttachedGenerate) and all(value is None for value in given.values()):
         return model
     own = None if isinstance(present, LostGenerate) else present
-    if random_canvas.is_canvas_model(model):
+    if random_canvas.is_canvas_model(unwrapped(model)):
         return _attach_canvas(model, own, given)
-    denoiser = Denoiser.from_model(model, **given)
+    denoiser = _denoiser(model, given)
     if isinstance(present, AttachedGenerate):
         if not present.denoiser.same_as(denoiser):
             raise ValueError(
@@ -133,13 +143,20 @@ def attach(
     return model
 
 
+def _denoiser(model: nn.Module, given: dict[str, Any]) -> Denoiser:
+    """A model may have been attached before it was wrapped."""
+    if all(value is None for value in given.values()):
+        return Denoiser.resolve(model)
+    return Denoiser.from_model(model, **given)
+
+
 def _attach_canvas(model: nn.Module, own: Any, given: dict[str, Any]) -> nn.Module:
     """A tokenizer may be passed and is not needed; the other conventions are about masks, of which there are none."""
     meaningless = sorted(name for name, value in given.items() if value is not None and name != "tokenizer")
     if meaningless:
         raise ValueError(f"{type(model).__name__} has no mask token: {', '.join(meaningless)} has no meaning, drop it")
     if not isinstance(own, AttachedCanvas):
-        model.__dict__["generate"] = AttachedCanvas(model, own)
+        model.__dict__["generate"] = AttachedCanvas(unwrapped(model), own)
     return model
 
 

@@ -119,7 +119,7 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
         draws=draws,
         max_new_tokens=max_new_tokens,
         common={
-            "model": model_name or _model_name(adapter.model),
+            "model": model_name or _model_name(adapter.core),
             "dataset": name_of(dataset, problems),
             "temperature": temperature,
             "stop_at_eos": stop_at_eos,

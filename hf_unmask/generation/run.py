@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.denoisers.wrappers import unwrapped
 from hf_unmask.generation.canvas import NEVER, Layout, Rows, lay_out, settle_blocks
 from hf_unmask.generation.configuration import CacheMode, UnmaskingGenerationConfig, resolve_config
 from hf_unmask.generation.reading import TokenDraw
@@ -146,8 +147,8 @@ def _banned(denoiser: Denoiser, suppressed: Sequence[int]) -> tuple[int, ...]:
 
 
 def _own_config(model: nn.Module | Denoiser) -> GenerationConfig | None:
-    inner = model.model if isinstance(model, Denoiser) else model
-    return getattr(inner, "generation_config", None)
+    core = model.core if isinstance(model, Denoiser) else unwrapped(model)
+    return getattr(core, "generation_config", None)
 
 
 def _adapter(model: nn.Module | Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any) -> Denoiser:

@@ -46,9 +46,9 @@ def model_name(model: nn.Module) -> str:
 def model_differences(config: UnmaskingPolicyConfig, denoiser: Denoiser) -> list[Difference]:
     """In what ``denoiser`` differs from the one the policy was trained on. What is not recorded is not compared."""
     record = config.trained_for
-    width = getattr(getattr(denoiser.model, "config", None), "hidden_size", None)
+    width = getattr(getattr(denoiser.core, "config", None), "hidden_size", None)
     found = []
-    trained, here = record.get("base_model"), model_name(denoiser.model)
+    trained, here = record.get("base_model"), model_name(denoiser.core)
     if trained is not None and not _same_model(trained, here):
         found.append(Difference("base_model", trained, here))
     trained = record.get("mask_token_id")
