@@ -145,7 +145,7 @@ def calls(module: str) -> set[str]:
 
 def test_the_denoiser_is_called_in_one_place():
     callers = {m for m in FILES if any(re.search(r"(^|\.)_?denoiser$", name) for name in calls(m))}
-    assert callers == {"generation.advancing", "doors.check"}  # the second decodes nothing: it compares passes
+    assert callers == {"generation.advancing", "doors.check_proofs"}  # the second decodes nothing: it compares passes
     assert {m for m in FILES if calls(m) & {"self.model", "denoiser.model", "self.denoiser.model"}} == {
         "denoisers.adapter"
     }

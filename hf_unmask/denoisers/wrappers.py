@@ -59,7 +59,9 @@ def _inside(model: nn.Module) -> nn.Module | None:
     children = [*model.children()]
     if len(children) > 1 or _names(model):  # it may compute: only around a model that is known
         children = [child for child in children if _is_known(unwrapped(child))]
-    return children[0] if len(children) == 1 else None
+    own = getattr(model, "config", None)  # one that is not the inner model's is another model's
+    inner = children[0] if len(children) == 1 else None
+    return inner if own is None or inner is None or own is getattr(unwrapped(inner), "config", None) else None
 
 
 def _without_adapters(model: Any) -> nn.Module | None:

@@ -11,6 +11,7 @@ from models import BUILDERS
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from reference_loops import batch
 from torch import nn
+from transformers import PreTrainedConfig
 
 import hf_unmask
 from hf_unmask import Denoiser
@@ -36,7 +37,7 @@ class Named(nn.Module):
 
     def __init__(self, inner):
         super().__init__()
-        self.inner, self.value = inner, nn.Linear(2, 2)
+        self.inner, self.value, self.config = inner, nn.Linear(2, 2), getattr(inner, "config", None)
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
         return self.inner(input_ids, attention_mask=attention_mask, **kwargs)
@@ -199,5 +200,7 @@ def test_virtual_tokens_are_refused(bert):
 
 
 def test_models_are_not_taken_for_wrappers(causal, bert):
-    for model in (causal, bert, llada_double()):
+    other = Named(bert)
+    other.config = PreTrainedConfig()  # it reads the inner model in a way of its own
+    for model in (causal, bert, llada_double(), other):
         assert unwrapped(model) is model
