@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from models import EOS, MASK, PAD, VOCAB, tiny_eurobert
@@ -17,7 +17,8 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, Qwe
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
 from transformers.models.eurobert.modeling_eurobert import EuroBertDecoderLayer
 
-from hf_unmask.denoisers import compat
+if TYPE_CHECKING:  # somebody without the package uses some of these
+    from hf_unmask.denoisers import compat
 
 #: What native layers call it: the code of a family that comes with its checkpoint says past_key_values as ever.
 CACHE = "cache" if "cache" in inspect.signature(EuroBertDecoderLayer.forward).parameters else "past_key_values"
@@ -291,9 +292,11 @@ class BidirectionalQwen3(Qwen3ForCausalLM):
 
 
 def a2d_double(
-    dtype: torch.dtype = torch.float32, layers: int = 2, shims: tuple[compat.Shim, ...] = compat.SHIMS
+    dtype: torch.dtype = torch.float32, layers: int = 2, shims: tuple[compat.Shim, ...] | None = None
 ) -> BidirectionalQwen3:
-    """With what `load_denoiser` mends, which it cannot run without."""
+    """With what `load_denoiser` mends, which it cannot run without; or with some of it."""
+    from hf_unmask.denoisers import compat
+
     sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = Qwen3Config(
         **sizes, vocab_size=VOCAB, intermediate_size=48, head_dim=8, max_position_embeddings=128,
@@ -303,7 +306,7 @@ def a2d_double(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = BidirectionalQwen3(config).to(dtype).eval()
-    compat.mend_model(model, shims)
+    compat.mend_model(model, compat.SHIMS if shims is None else shims)
     return model
 
 
