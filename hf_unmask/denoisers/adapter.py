@@ -165,7 +165,10 @@ class Denoiser(Conventions):
             cells = torch.zeros_like(tokens).scatter(1, columns, query).gather(1, cells)
         if hidden:
             inputs["output_hidden_states"] = True
-        output, source, project = self._forward(inputs)
+        if cache is None:
+            output, source, project = self._forward(inputs)
+        else:
+            output, source, project = self._cached_forward(inputs, cache)
         states = self._hidden(output, cells) if hidden else None
         if len(tokens) > 1:
             first = torch.arange(0, source.shape[:2].numel(), source.shape[1], device=tokens.device)
@@ -233,6 +236,21 @@ class Denoiser(Conventions):
             return output, held.states, self.project
         _WHOLE_LOGITS.add(self.model)
         return self._forward(inputs)
+
+    def _cached_forward(
+        self, inputs: dict[str, Any], cache: RowCache
+    ) -> tuple[Any, Tensor, Callable[[Tensor], Tensor] | None]:
+        """As ``_forward``; code that has keys and values of another kind is told from any other fault."""
+        cure = f"{type(self.core).__name__} keeps no keys and values in a `Cache` of transformers: leave `cache` off"
+        try:
+            found = self._forward(inputs)
+        except (TypeError, AttributeError, IndexError, KeyError, ValueError) as error:
+            if cache.stores:
+                raise
+            raise ValueError(f"{cure} ({type(error).__name__}: {error})") from error
+        if not cache.stores:  # what is left out of the next pass would be seen by nobody
+            raise ValueError(cure)
+        return found
 
     def project(self, states: Tensor) -> Tensor:
         """Logits [N, V] of what goes into the output layer [N, D]."""

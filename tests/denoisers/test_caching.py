@@ -306,3 +306,22 @@ def test_refused_with_the_reason(build, sampler, options, message):
     """Prevents a cache that is ignored, or that breaks somewhere inside a model."""
     with pytest.raises(ValueError, match=message):
         generate(build(), torch.tensor([[5]]), sampler=sampler, max_new_tokens=4, **{"cache": "dual", **options})
+
+
+@pytest.mark.parametrize("kind", ["of its own", "none at all"])
+@both
+def test_code_that_keeps_something_else_is_told(kind, mode):
+    """Copies of a family's code may take tuples of layers for their cache, or take the argument and not look at it."""
+
+    class Copied(type(dream_double())):
+        def forward(self, input_ids, attention_mask, position_ids=None, past_key_values=None, use_cache=False):
+            if past_key_values is not None and kind == "of its own":
+                past_key_values[0][0]
+            return super().forward(input_ids, attention_mask, position_ids)
+
+    model = Copied(dream_double().config).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    options = {"sampler": ThresholdSampler(0.2), "max_new_tokens": 4}
+    with pytest.raises(ValueError, match=r"Copied keeps no keys and values in a `Cache` of transformers: leave"):
+        generate(model, ids, cache=mode, block_length=2, cache_refresh=2, **options)
+    assert torch.equal(generate(model, ids, **options), generate(dream_double(), ids, **options))

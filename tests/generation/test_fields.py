@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 
 import pytest
@@ -18,7 +19,7 @@ from hf_unmask.samplers import ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 SAMPLER = ThresholdSampler(0.3)
-NEW = {"max_new_tokens": 8}
+NEW = {"max_new_tokens": 4}
 DRAW = {"do_sample": True, "temperature": 0.9, "top_k": 0}
 #: A value that asks for something, for every field that can.
 ASKING = {
@@ -84,6 +85,7 @@ def doors(**options):
     yield lambda model: model.generate(IDS, custom_generate=SAMPLER, **NEW, **options)
 
 
+@functools.cache
 def bare(**options):
     return hf_unmask.generate(llada_double(), IDS, sampler=SAMPLER, **NEW, **options)
 
