@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
+from hf_unmask.denoisers.values import is_number, require, require_int
+
 #: Settings of TRL that have no meaning here: the only value that is let through, and why.
 _MEANINGLESS: dict[str, tuple[Any, str]] = {
     "use_vllm": (False, "rollouts run in the denoising loop of this package"),
@@ -170,19 +172,21 @@ class UnmaskingGRPOConfig(GRPOConfig):  # type: ignore[misc]
                 )
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            if not (name in _OPTIONAL if value is None else value >= least):
-                raise ValueError(f"`{name}` must be at least {least}, got {value!r}")
+            if value is not None or name not in _OPTIONAL:
+                check: Any = require_int if isinstance(least, int) else require
+                check(name, value, at_least=least)
         if self.max_steps == 0:
             raise ValueError(f"`max_steps` must be at least 1, or -1 for `num_train_epochs`, got {self.max_steps!r}")
         if self.max_steps < 0 and not self.num_train_epochs > 0:
             raise ValueError(f"`num_train_epochs` must be above 0, got {self.num_train_epochs!r}")
         if self.alpha_range is not None and not (
-            len(self.alpha_range) == 2 and 0 < self.alpha_range[0] < self.alpha_range[1]
+            len(self.alpha_range) == 2
+            and all(map(is_number, self.alpha_range))
+            and 0 < self.alpha_range[0] < self.alpha_range[1]
         ):
-            raise ValueError(f"`alpha_range` takes two numbers, 0 < low < high, got {self.alpha_range}")
-        if not self.eval_policy_temperature > 0:
-            raise ValueError(f"`eval_policy_temperature` must be above 0, got {self.eval_policy_temperature!r}")
-        if not self.eval_speeds or not all(0 <= speed <= 1 for speed in self.eval_speeds):
+            raise ValueError(f"`alpha_range` must be two numbers, 0 < low < high, got {self.alpha_range}")
+        require("eval_policy_temperature", self.eval_policy_temperature, above=0)
+        if not self.eval_speeds or not all(is_number(speed) and 0 <= speed <= 1 for speed in self.eval_speeds):
             raise ValueError(f"`eval_speeds` must be numbers from 0 to 1, at least one, got {self.eval_speeds!r}")
 
     def _check_boundaries(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from hf_unmask.denoisers.values import MOST, is_whole
 from hf_unmask.evaluation.problems import Problem
 from hf_unmask.evaluation.prompt_templates import Template, load_template
 from hf_unmask.evaluation.scoring import Scorer
@@ -114,19 +115,19 @@ def as_samplers(samplers: Any) -> list[SamplerProtocol]:
 
 def as_block_lengths(lengths: Any) -> list[int | None]:
     """Block lengths with ``"full"`` and None for full diffusion."""
-    found: list[int | None] = [None if one == "full" else one for one in _listed(lengths)]
-    wrong = [one for one in found if one is not None and not (type(one) is int and one >= 1)]
+    found = [None if one == "full" else one for one in _listed(lengths)]
+    wrong = [one for one in found if one is not None and not (is_whole(one) and 1 <= one <= MOST)]
     if wrong or not found or len(set(found)) < len(found):
         raise ValueError(f"`block_lengths` must hold different ints of at least 1, or 'full', got {lengths!r}")
-    return found
+    return [None if one is None else int(one) for one in found]
 
 
 def as_seeds(seeds: Any) -> list[int]:
     """Different whole numbers, at least one."""
     found = _listed(seeds)
-    if not found or len(set(found)) < len(found) or not all(type(seed) is int for seed in found):
+    if not found or len(set(found)) < len(found) or not all(map(is_whole, found)):
         raise ValueError(f"`seeds` must hold different ints, got {seeds!r}")
-    return found
+    return [int(seed) for seed in found]
 
 
 def as_templates(templates: Any) -> list[Template]:
@@ -141,9 +142,9 @@ def as_templates(templates: Any) -> list[Template]:
 def new_tokens(max_new_tokens: int | Mapping[str, int], task: str) -> int:
     """Positions to fill for a task."""
     count = max_new_tokens.get(task) if isinstance(max_new_tokens, Mapping) else max_new_tokens
-    if type(count) is not int or count < 1:
+    if not is_whole(count) or count < 1:
         raise ValueError(f"`max_new_tokens` must be an int of at least 1 for the task {task!r}, got {count!r}")
-    return count
+    return int(count)
 
 
 def units(tasks: Sequence[Task], batch_size: int) -> list[Unit]:

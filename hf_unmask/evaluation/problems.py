@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.results.foreign_text import is_text, read_text
-from hf_unmask.samplers.base import require_int
 from hf_unmask.tiny import TASKS, held_out
 
 _TINY = "tiny"

@@ -14,6 +14,7 @@ from torch import nn
 
 from hf_unmask import __version__
 from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.denoisers.values import is_number, require_bool, require_int, shown
 from hf_unmask.evaluation.environment import environment, sampler_fingerprint, weights_fingerprint
 from hf_unmask.evaluation.planning import (
     Axes,
@@ -35,7 +36,6 @@ from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.results.aggregation import aggregate
 from hf_unmask.results.foreign_text import printable
 from hf_unmask.results.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
-from hf_unmask.samplers.base import require_int
 
 _LONGEST = 80  # characters beside the bar
 _TINY = Path(__file__).parents[1] / "tiny" / "model"
@@ -198,10 +198,9 @@ def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) 
 
 
 def _check_generation(temperature: Any, stop_at_eos: Any) -> None:
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
-        raise ValueError(f"`temperature` must be a finite number of at least 0, got {temperature!r}")
-    if not isinstance(stop_at_eos, bool):
-        raise ValueError(f"`stop_at_eos` must be True or False, got {stop_at_eos!r}")
+    if not is_number(temperature) or not 0 <= temperature < math.inf:
+        raise ValueError(f"`temperature` must be a finite number of at least 0, got {shown(temperature)}")
+    require_bool("stop_at_eos", stop_at_eos)
 
 
 def _model_name(model: nn.Module) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.doors.block import counted_noise, decide_block, require_usable
-from hf_unmask.samplers.base import require_int
 from hf_unmask.samplers.specs import parse_sampler
 
 try:
@@ -43,7 +43,7 @@ class SamplerDecoder(ParallelDecoder):  # type: ignore[misc]  # dInfer is not in
             ValueError: a spec that does not parse, or a sampler that needs more than the active block.
         """
         super().__init__(temperature=0.0, mask_id=mask_id)
-        require_int("seed", seed, at_least=0)
+        require_int("seed", seed, at_least=0, at_most=2**63 - 1)
         self.sampler = parse_sampler(sampler)
         require_usable(self.sampler, "a decoder", stops=True)
         self.eos_id = eos_id  # dInfer asks its decoder for it

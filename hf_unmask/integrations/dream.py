@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.generation.randomness import row_keys
 from hf_unmask.generation.step import SamplerProtocol, State
-from hf_unmask.samplers.base import require_int
 
 
 def native_hooks(
@@ -48,7 +48,7 @@ def native_hooks(
     """
     require_usable(sampler, "this model's loop", whole_canvas=True, memory=True)
     require_int("steps", steps, at_least=1)
-    require_int("seed", seed, at_least=0)
+    require_int("seed", seed, at_least=0, at_most=2**63 - 1)
     loop = _NativeLoop(sampler, steps, mask_token_id, attention_mask, seed)
     return {"generation_tokens_hook_func": loop.tokens, "generation_logits_hook_func": loop.logits}
 

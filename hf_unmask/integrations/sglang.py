@@ -32,11 +32,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.policy.compatibility import warn_of_blocks
 from hf_unmask.policy.hub.pretrained import DIALS
 from hf_unmask.results.spec_text import quoted
-from hf_unmask.samplers.base import Sampler, require_int
+from hf_unmask.samplers.base import Sampler
 from hf_unmask.samplers.specs import parse_sampler
 
 try:
@@ -94,7 +95,7 @@ class HfUnmask(DllmAlgorithm):  # type: ignore[misc]  # SGLang is not installed 
         self.sampler = sampler_of(settings)
         warn_of_blocks(self.sampler, self.block_size)
         self.seed = settings.get("seed", 0)
-        require_int("seed", self.seed, at_least=0)
+        require_int("seed", self.seed, at_least=0, at_most=2**63 - 1)
 
     @classmethod
     def configure_server_args(cls, server_args: Any) -> None:

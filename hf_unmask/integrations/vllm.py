@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.generation.randomness import row_keys
 from hf_unmask.policy.compatibility import warn_of_blocks
-from hf_unmask.samplers.base import require_int
 from hf_unmask.samplers.specs import parse_sampler
 
 
@@ -58,7 +58,7 @@ class SamplerRemaskingPolicy:
             ValueError: a spec that does not parse, or a sampler that needs more than one block.
         """
         require_int("mask_token_id", mask_token_id, at_least=0)
-        require_int("seed", seed, at_least=0)
+        require_int("seed", seed, at_least=0, at_most=2**63 - 1)
         self.sampler = parse_sampler(sampler)
         require_usable(self.sampler, "the plugin")
         warn_of_blocks(self.sampler, DRAFT_SIZE)

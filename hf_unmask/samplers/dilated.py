@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
-from hf_unmask.samplers.base import Sampler, require_int
+from hf_unmask.samplers.base import Sampler
 
 
 @dataclass(frozen=True)

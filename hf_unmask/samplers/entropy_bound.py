@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import torch
 
+from hf_unmask.denoisers.values import require
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
-from hf_unmask.samplers.base import Sampler, require
+from hf_unmask.samplers.base import Sampler
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hf_unmask.denoisers.values import require, require_int
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
-from hf_unmask.samplers.base import Sampler, at_least_one, require, require_int
+from hf_unmask.samplers.base import Sampler, at_least_one
 
 
 @dataclass(frozen=True)

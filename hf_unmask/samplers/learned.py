@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import torch
 
+from hf_unmask.denoisers.values import require, require_bool
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 from hf_unmask.policy.calibration import CalibrationMixin
 from hf_unmask.policy.decision import decide, needs_of
 from hf_unmask.policy.hub.pretrained import DIALS, IN_MEMORY, PretrainedPolicyMixin
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.samplers.base import Sampler, require
+from hf_unmask.samplers.base import Sampler
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
 
     def __post_init__(self) -> None:
         require("policy_temperature", self.policy_temperature, above=0.0, at_most=1e6)
+        require_bool("greedy", self.greedy)
         require("beta", self.beta, above=0.0, at_most=1e30)
         if self.speed is not None:
             require("speed", self.speed, at_least=0.0, at_most=1.0)
@@ -65,10 +67,7 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
             step.eligible,
             step.time,
             noise,
-            policy_temperature=self.policy_temperature,
-            beta=self.beta,
-            greedy=self.greedy,
-            speed=self.speed,
+            **{dial: getattr(self, dial) for dial in DIALS},
             valid=step.valid,
             hidden=step.hidden if self.policy.config.hidden_input_size else None,
         )

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import torch
 
+from hf_unmask.denoisers.values import require
 from hf_unmask.generation.step import Needs, Noise, Step
 from hf_unmask.results.foreign_text import read_text
-from hf_unmask.samplers.base import require
 from hf_unmask.samplers.ranked import RankedSampler
 
 

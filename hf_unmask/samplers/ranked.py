@@ -9,8 +9,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.generation.step import Noise, Selection, State, Step
-from hf_unmask.samplers.base import Sampler, require_int, top
+from hf_unmask.samplers.base import Sampler, top
 
 Schedule = Literal["even", "late"]
 

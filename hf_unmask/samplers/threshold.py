@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hf_unmask.denoisers.values import require, require_int
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
-from hf_unmask.samplers.base import Sampler, at_least_one, require, require_int, top
+from hf_unmask.samplers.base import Sampler, at_least_one, top
 
 
 @dataclass(frozen=True)

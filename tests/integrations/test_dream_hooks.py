@@ -86,5 +86,5 @@ def test_hooks_serve_calls_in_several_threads(model):
 def test_what_the_loop_cannot_give_is_refused():
     with pytest.raises(ValueError, match="reads hidden states, which this model's loop does not hand out"):
         native_hooks(LearnedUnmaskingSampler(make_policy(hidden_input_size=8)), steps=4, mask_token_id=MASK)
-    with pytest.raises(ValueError, match="`steps` must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="`steps` must be an int of at least 1, got 0"):
         native_hooks(ThresholdSampler(), steps=0, mask_token_id=MASK)

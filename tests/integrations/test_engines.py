@@ -227,7 +227,7 @@ def test_the_entry_point_registers_the_algorithm(sglang):
         ({"sampler": "credit"}, "remembers earlier steps, for which the engine has no place"),
         ({"policy": "builtin:tiny-full"}, "which the engine does not hand out"),
         ({"policy": "./no where;x", "speed": 0.5}, "no folder './no where;x'"),
-        ({"sampler": "threshold", "seed": -1}, "`seed` must be >= 0, got -1"),
+        ({"sampler": "threshold", "seed": -1}, "`seed` must be an int of at least 0, got -1"),
         ({"sampler": "threshold", 3: 1, "x": 2}, "unknown key 3 in the algorithm's config"),
     ],
 )

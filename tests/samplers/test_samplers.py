@@ -134,8 +134,8 @@ def test_quota_is_never_zero_after_its_steps(cls):
 @budgeted
 def test_bad_budgets(cls):
     for options, words in [
-        ({"k": 0}, "`k` must be >= 1"),
-        ({"k": 1.5}, "`k` must be an int"),
+        ({"k": 0}, "`k` must be an int of at least 1, got 0"),
+        ({"k": 1.5}, "`k` must be an int, got 1.5"),
         ({"steps_per_block": 0}, "`steps_per_block`"),
         ({"k": 2, "steps_per_block": 4}, "either `k` or `steps_per_block`"),
         ({"schedule": "late"}, "give `steps_per_block` as well"),

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from hf_unmask.denoisers.values import require_int
 from hf_unmask.policy.config import (
     TRANSFORMERS_KEYS,
     PolicyLoadError,
@@ -36,8 +37,7 @@ _BOTH = f"a folder with {CONFIG} and {WEIGHTS}"
 
 def check_max_bytes(max_bytes: int) -> None:
     """Raise ValueError unless it is a positive integer."""
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ValueError(f"`max_bytes` must be a positive int, got {max_bytes!r}")
+    require_int("max_bytes", max_bytes, at_least=1, at_most=2**63 - 1)
 
 
 def read_files(folder: Path, max_bytes: int) -> tuple[UnmaskingPolicyConfig, bytes]:
