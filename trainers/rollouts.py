@@ -15,7 +15,7 @@ from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 from hf_unmask.policy.decision import distribution, from_logits, needs_of, open_one_if_none
-from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.policy.model import UnmaskingPolicy, require_finite
 from hf_unmask.samplers.base import Sampler
 
 from .views import View, active_block, in_block, union
@@ -65,6 +65,7 @@ class RecordingSampler(Sampler):
         return torch.arange(rows, device=device), (block[0], block[1]), inner
 
     def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
+        require_finite(self.policy)
         if self.expert is not None:
             self.expert.check(denoiser, block_length, canvas)
 

@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from hf_unmask.denoisers import head
 from hf_unmask.denoisers.caching import RowCache
-from hf_unmask.denoisers.conventions import Conventions, embeddings, family_of, settle
+from hf_unmask.denoisers.conventions import Conventions, embeddings, family_of, home, settle, vocab_size_of
 from hf_unmask.denoisers.families import Attention
 from hf_unmask.denoisers.head import Prediction, held_back
 from hf_unmask.denoisers.inputs import forward_inputs
@@ -48,14 +49,25 @@ class Denoiser(Conventions):
     def resolve(
         cls, model: nn.Module | Denoiser, *, tokenizer: Any = None, mask_token_id: int | None = None
     ) -> Denoiser:
-        """The adapter that was passed or is attached to the model, else a new one."""
+        """The adapter that was passed or is attached to the model, else a new one.
+
+        Raises:
+            ValueError: the model has not as many tokens any more as when its adapter was made.
+        """
         if isinstance(model, Denoiser):
-            return model
+            made = model
+        else:
+            made = cls._attached(model) or cls.from_model(model, tokenizer=tokenizer, mask_token_id=mask_token_id)
+        made._refuse_resized()
+        return made
+
+    @staticmethod
+    def _attached(model: nn.Module) -> Denoiser | None:
         for one in (model, unwrapped(model)):
             attached = getattr(getattr(one, "generate", None), "denoiser", None)
             if isinstance(attached, Denoiser):
                 return attached if attached.model is model else attached._called_through(model)
-        return cls.from_model(model, tokenizer=tokenizer, mask_token_id=mask_token_id)
+        return None
 
     @classmethod
     def from_model(
@@ -112,11 +124,19 @@ class Denoiser(Conventions):
         """Whether both adapt the same model object by the same conventions."""
         return self.model is other.model and self.conventions() == other.conventions()
 
+    def _refuse_resized(self) -> None:
+        """Raise a ValueError if the model has other tokens than were settled."""
+        size = vocab_size_of(self.core)
+        if size != self.vocab_size:
+            raise ValueError(
+                f"{type(self.core).__name__} has {size} tokens, but had {self.vocab_size} when its adapter was made: "
+                "call hf_unmask.detach(model), then attach it again (or Denoiser.from_model)"
+            )
+
     @property
     def device(self) -> torch.device:
-        """Where the embeddings live, and so where token ids go."""
-        table = embeddings(self.core)
-        return (next(self.core.parameters()) if table is None else table.weight).device
+        """Where token ids go: to the embeddings, wherever they are computed."""
+        return home(embeddings(self.core) or self.core)
 
     def __call__(
         self,
@@ -126,6 +146,7 @@ class Denoiser(Conventions):
         *,
         hidden: bool = False,
         cache: RowCache | None = None,
+        types: Tensor | None = None,
     ) -> Prediction:
         """One forward pass.
 
@@ -135,6 +156,7 @@ class Denoiser(Conventions):
             positions: [B, W] long, places in the sequence whose logits are wanted.
             hidden: also the last hidden states that these logits are computed from.
             cache: keys and values of the columns that the pass leaves out, and what these are.
+            types: [B, S] long, segments of the tokens, for models that accept ``token_type_ids``. None: all 0.
 
         Returns:
             Logits [B, W, V] that predict the positions, in the model's dtype, and hidden states [B, W, D].
@@ -146,7 +168,7 @@ class Denoiser(Conventions):
             warnings.warn(f"{type(self.core).__name__} is in training mode: call model.eval()", stacklevel=2)
         if attended is not None and self.model not in _MASK_PADDING:
             self._check_padding(tokens, attended, positions[:, :1])
-        return self._predict(tokens, attended, positions, hidden=hidden, cache=cache)
+        return self._predict(tokens, attended, positions, hidden=hidden, cache=cache, types=types)
 
     def _predict(
         self,
@@ -156,10 +178,11 @@ class Denoiser(Conventions):
         *,
         hidden: bool = False,
         cache: RowCache | None = None,
+        types: Tensor | None = None,
     ) -> Prediction:
         cells = self.sources(positions, attended)
         columns = None if cache is None else cache.columns
-        inputs = forward_inputs(self, self.core, tokens, attended, cache)
+        inputs = forward_inputs(self, self.core, tokens, attended, cache, types)
         if columns is not None:  # then these alone are computed, and the cells lie among them
             query = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
             cells = torch.zeros_like(tokens).scatter(1, columns, query).gather(1, cells)
@@ -223,7 +246,7 @@ class Denoiser(Conventions):
         layer = None if few or self.model in _WHOLE_LOGITS else self.output_layer
         with held_back(layer, inputs["input_ids"].shape) as held:
             try:
-                output = self.model(**inputs)
+                output = self._output(inputs)
             except torch.OutOfMemoryError:
                 raise
             except Exception:
@@ -251,6 +274,26 @@ class Denoiser(Conventions):
         if not cache.stores:  # what is left out of the next pass would be seen by nobody
             raise ValueError(cure)
         return found
+
+    def _output(self, inputs: dict[str, Any]) -> Any:
+        """What the model returns, with ``logits`` and perhaps ``hidden_states``."""
+        try:
+            output = self.model(**inputs)
+        except AttributeError as error:
+            if getattr(getattr(self.core, "config", None), "return_dict", True) is not False:
+                raise
+            raise ValueError(  # some classes of transformers read their own tuples as outputs
+                f"{type(self.core).__name__} fails with `config.return_dict=False`: set it to True ({error})"
+            ) from error
+        if isinstance(output, tuple) and not hasattr(output, "logits"):  # those that work return tuples
+            states = (part for part in output[1:] if isinstance(part, tuple) and part and part[-1].ndim == 3)
+            output = SimpleNamespace(logits=next(iter(output), None), hidden_states=next(states, None))
+        if not isinstance(getattr(output, "logits", None), Tensor):
+            raise ValueError(
+                f"{type(self.core).__name__} returns no logits: load it with a head that predicts tokens, e.g. by "
+                "AutoModelForMaskedLM"
+            )
+        return output
 
     def project(self, states: Tensor) -> Tensor:
         """Logits [N, V] of what goes into the output layer [N, D]."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from hf_unmask.denoisers.caching import cache_argument
@@ -23,6 +24,7 @@ from hf_unmask.denoisers.families import (
     Family,
     known_family,
 )
+from hf_unmask.denoisers.values import is_whole, require_int, shown, token_id, token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class Conventions:
         ids = {"mask_token_id": self.mask_token_id, "pad_token_id": self.pad_token_id}
         ids |= {f"stop_token_ids[{i}]": token for i, token in enumerate(self.stop_token_ids)}
         for name, token in ids.items():
-            if not 0 <= token < self.vocab_size:
+            if not 0 <= token_id(name, token) < self.vocab_size:
                 raise ValueError(
                     f"`{name}` {token} is outside the vocabulary of {self.vocab_size} tokens: pass the right id"
                 )
@@ -95,7 +97,7 @@ def settle(
     """
     config: Any = getattr(model, "config", None)
     sources = (getattr(model, "generation_config", None), config, tokenizer)
-    vocab_size = _vocab_size(model)
+    vocab_size = vocab_size_of(model)
     if mask_token_id is None:
         mask_token_id = _first(sources, "mask_token_id", family.mask_token_id)
     if mask_token_id is None:
@@ -104,7 +106,7 @@ def settle(
             "`mask_token_id`; pass mask_token_id=... or tokenizer=..."
         )
     stops = _stops(sources, family, vocab_size) if stop_token_ids is None else stop_token_ids
-    stops = tuple(dict.fromkeys(int(token) for token in stops))
+    stops = tuple(dict.fromkeys(token_ids("stop_token_ids", stops)))
     if pad_token_id is None:
         pad_token_id = _first(sources, "pad_token_id", stops[0] if stops else 0)
     if tokenizer is not None and len(tokenizer) > vocab_size:
@@ -116,9 +118,9 @@ def settle(
         offset = int(config.pad_token_id) + 1
     limit = getattr(config, "max_position_embeddings", None)
     return Conventions(
-        mask_token_id=int(mask_token_id),
+        mask_token_id=token_id("mask_token_id", mask_token_id),
         stop_token_ids=stops,
-        pad_token_id=int(pad_token_id),
+        pad_token_id=token_id("pad_token_id", pad_token_id),
         vocab_size=vocab_size,
         shift=family.shift if shift is None else shift,
         attention=family.attention if attention is None else attention,
@@ -140,8 +142,8 @@ class UnknownFamily(ValueError):
 
 def family_of(model: nn.Module, shift: int | None, attention: Attention | None) -> Family:
     """The family of a model; a stand-in if both conventions are given explicitly."""
-    if shift not in (None, 0, 1):
-        raise ValueError(f"`shift` must be 0 or 1, got {shift!r}")
+    if shift is not None and not (is_whole(shift) and shift in (0, 1)):
+        raise ValueError(f"`shift` must be 0 or 1, got {shown(shift)}")
     if attention is not None and attention not in ATTENTIONS:
         raise ValueError(f"`attention` must be one of {', '.join(ATTENTIONS)}, got {attention!r}")
     family = known_family(model)
@@ -174,17 +176,15 @@ def _first(sources: tuple[Any, ...], name: str, default: Any) -> Any:
 def _stops(sources: tuple[Any, ...], family: Family, vocab_size: int) -> list[int]:
     """The ends of text that configs name, and those of the table, which also knows the end of a turn."""
     found = _first(sources, "eos_token_id", None)
-    named = [] if found is None else [found] if isinstance(found, int) else list(found)
+    named = [] if found is None else token_ids("eos_token_id", found)
     return [*named, *(token for token in family.stop_token_ids if token < vocab_size)]
 
 
 def _block_length(family: Family, config: Any, given: int | None) -> int | None:
     """Explicit, from the config, from the table."""
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise ValueError(f"`block_length` must be an int of at least 1, got {given!r}")
     if given is None and family.block_length_key is not None:
         given = getattr(config, family.block_length_key, None)
-    return family.block_length if given is None else int(given)
+    return family.block_length if given is None else require_int("block_length", given, at_least=1)
 
 
 def _cache_refusal(model: nn.Module, family: Family) -> str | None:
@@ -204,7 +204,25 @@ def embeddings(model: nn.Module) -> nn.Embedding | None:
     return found if isinstance(found, nn.Embedding) else None
 
 
-def _vocab_size(model: nn.Module) -> int:
+def home(module: nn.Module) -> torch.device:
+    """Where a module computes. Off-loaded weights are on no device, and accelerate's hook says where they come to."""
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):  # several in one
+            place = getattr(one, "execution_device", None)
+            if place is not None:
+                return torch.device(place)
+    place = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    if place.type == "meta":
+        raise ValueError(
+            f"the weights of {type(module).__name__} are on no device ('meta'): load them, e.g. by from_pretrained, or "
+            "off-load them by accelerate's dispatch_model or device_map='auto'"
+        )
+    return place
+
+
+def vocab_size_of(model: nn.Module) -> int:
+    """Tokens that a model knows."""
     table = embeddings(model)
     if table is not None:
         return table.num_embeddings

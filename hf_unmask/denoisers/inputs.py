@@ -13,11 +13,17 @@ from hf_unmask.denoisers.families import Attention
 
 
 def forward_inputs(
-    settled: Conventions, model: nn.Module, tokens: Tensor, attended: Tensor | None, cache: RowCache | None
+    settled: Conventions,
+    model: nn.Module,
+    tokens: Tensor,
+    attended: Tensor | None,
+    cache: RowCache | None,
+    types: Tensor | None = None,
 ) -> dict[str, Any]:
     """Arguments of the model's forward for all columns, or for those that ``cache`` says.
 
-    tokens [B, S] long, left-padded; attended [B, S] bool, not padding (None: there is none).
+    tokens [B, S] long, left-padded; attended [B, S] bool, not padding (None: there is none); types [B, S] long, their
+    segments (None: all 0).
     """
     columns = None if cache is None else cache.columns
     if attended is not None:
@@ -29,6 +35,7 @@ def forward_inputs(
     keys = places
     if columns is not None:
         tokens, places = tokens.gather(1, columns), places.gather(1, columns)
+        types = None if types is None else types.gather(1, columns)
     if attended is None:
         masks: dict[str, Any] = {"attention_mask": None}
     elif columns is None or settled.causal_block is not None:
@@ -39,6 +46,8 @@ def forward_inputs(
         places = places + settled.position_offset
     extras = {"position_ids": places, "use_cache": False, "return_dict": True}
     inputs = {"input_ids": tokens, **masks, **{name: extras[name] for name in extras if name in settled.accepts}}
+    if types is not None:
+        inputs["token_type_ids"] = types
     if cache is not None:
         inputs |= {settled.cache_argument: cache, "use_cache": True, **dict.fromkeys(settled.cache_switches, True)}
     return inputs

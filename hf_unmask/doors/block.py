@@ -16,6 +16,7 @@ from torch import Tensor
 from hf_unmask.generation.randomness import ACTION, ROW, uniform
 from hf_unmask.generation.reading import TokenDraw, read
 from hf_unmask.generation.step import Noise, SamplerProtocol, State, Step
+from hf_unmask.policy.model import UnmaskingPolicy, require_finite
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def require_usable(
         stops: the host says which tokens end a text.
 
     Raises:
-        ValueError: says what is missing.
+        ValueError: says what is missing, or which weights of a policy are not finite.
     """
     if isinstance(sampler, type) or not isinstance(sampler, SamplerProtocol):
         raise ValueError(f"`sampler` must be a sampler such as ThresholdSampler(0.9), got {sampler!r}")
@@ -135,6 +136,9 @@ def require_usable(
         )
     if sampler.may_stall:
         raise ValueError(f"sampler {sampler} records rollouts for training, which {host} does not support")
+    policy = getattr(getattr(sampler, "inner", sampler), "policy", None)
+    if isinstance(policy, UnmaskingPolicy):
+        require_finite(policy)
     if not stops and getattr(sampler, "name", None) == "eos_suppress":
         raise ValueError(f"sampler {sampler} holds stop tokens back, but {host} does not say which these are")
     if not memory and _remembers(sampler):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.denoisers.conventions import UnknownFamily
+from hf_unmask.denoisers.conventions import UnknownFamily, embeddings, home
 from hf_unmask.denoisers.families import Attention
 from hf_unmask.doors.check_proofs import MARGIN, PROOFS, Case, Finding, mask_candidates, padding, proved, shims
 
@@ -94,7 +94,7 @@ def _counted(model: nn.Module) -> Iterator[list[None]]:
 
 def _pattern(tokenizer: Any, text: str | None, prompt: str | None, model: nn.Module) -> tuple[Tensor, Tensor]:
     """Tokens [S] long of prompt and text, and what is masked of the text, [N, S] bool."""
-    device = next(model.parameters()).device
+    device = home(embeddings(model) or model)
     start: list[int] = []
     if tokenizer is None:
         ids = list(range(3, 3 + _LONGEST // 2))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_unmask import __version__
 
@@ -56,9 +56,22 @@ def weights_fingerprint(module: nn.Module) -> str:
     """Hash of names, shapes, dtypes and the first numbers of all parameters: quick, and other weights show."""
     digest = hashlib.sha256()
     for name, parameter in module.state_dict().items():
-        first = parameter.detach().flatten()[:_SHOWN].to("cpu", torch.float64).tolist()
+        first = _loaded(module, name, parameter).flatten()[:_SHOWN].to("cpu", torch.float64).tolist()
         digest.update(repr((name, tuple(parameter.shape), str(parameter.dtype), first)).encode())
     return digest.hexdigest()[:16]
+
+
+def _loaded(module: nn.Module, name: str, weight: Tensor) -> Tensor:
+    """A weight, fetched from where accelerate keeps it if it is off-loaded."""
+    if weight.device.type != "meta":
+        return weight.detach()
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
+
+    owner, _, leaf = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    with align_module_device(holder, torch.device("cpu")):
+        found: Tensor = getattr(holder, leaf).detach().clone()
+    return found
 
 
 def sampler_fingerprint(sampler: Any) -> str:

@@ -13,7 +13,7 @@ from hf_unmask.generation.canvas import Rows
 from hf_unmask.generation.faults import check_form, find_faults
 from hf_unmask.generation.plan import Plan
 from hf_unmask.generation.randomness import ACTION, ROW, TOKEN, uniform
-from hf_unmask.generation.reading import Reading, read
+from hf_unmask.generation.reading import Reading, guided, read
 from hf_unmask.generation.run import Run
 from hf_unmask.generation.step import Noise, Selection, Step
 from hf_unmask.generation.window import Window, block_bounds, in_block, window_of
@@ -79,15 +79,16 @@ def _pass(
     """One forward pass (guidance: two)."""
     needs, denoiser = run.needs, run.denoiser
     attended = rows.attended if padded else None
-    prediction = denoiser(rows.tokens, attended, positions, hidden="hidden" in needs.quantities, cache=cache)
+    types = rows.types if run.typed else None
+    prediction = denoiser(
+        rows.tokens, attended, positions, hidden="hidden" in needs.quantities, cache=cache, types=types
+    )
     pieces = prediction.pieces()
     if run.forwards_per_step == 2:
         canvas = torch.zeros_like(rows.tokens).scatter_add(1, rows.positions, rows.valid.long()) > 0
         blank = torch.where(canvas, rows.tokens, denoiser.mask_token_id)
-        unconditional = denoiser(blank, attended, positions).pieces()
-        pieces = (
-            plain + run.guidance_scale * (logits - plain) for logits, plain in zip(pieces, unconditional, strict=True)
-        )
+        unconditional = denoiser(blank, attended, positions, types=types).pieces()
+        pieces = (guided(*both, run.guidance_scale) for both in zip(pieces, unconditional, strict=True))
     noise = uniform(rows.key, rows.steps, slots, TOKEN).flatten() if run.draw.temperature else None
     reading = read(pieces, needs, run.draw, noise, run.banned)
     if prediction.hidden is not None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.generation.configuration import UnmaskingGenerationConfig, seeds
+from hf_unmask.generation.configuration import UnmaskingGenerationConfig
+from hf_unmask.generation.prompts import Prompts, extended, like, refuse_size, seeds
 from hf_unmask.generation.randomness import row_keys
 from hf_unmask.generation.step import State
 
@@ -31,6 +32,7 @@ class Rows:
     number: Tensor  # [R] long, place in the batch
     key: Tensor  # [R] long, of the row's randomness
     tokens: Tensor  # [R, S] long, left-padded
+    types: Tensor  # [R, S] long, segments of the tokens, for models that have such
     attended: Tensor  # [R, S] bool, not padding
     positions: Tensor  # [R, L] long, where each canvas position lies in the sequence
     valid: Tensor  # [R, L] bool, a position of this row's canvas
@@ -65,6 +67,7 @@ class Rows:
         return replace(
             self,
             tokens=pad(self.tokens, (-columns, 0)),
+            types=pad(self.types, (-columns, 0)),
             attended=pad(self.attended, (-columns, 0)),
             positions=(self.positions - columns).clamp(min=0),
         )
@@ -115,13 +118,11 @@ def join_states(first: State, second: State, rows: int, others: int) -> State:
     return type(known)(join_states(a, b, rows, others) for a, b in pairs)
 
 
-def lay_out(
-    denoiser: Denoiser, input_ids: Tensor, attention_mask: Tensor | None, config: UnmaskingGenerationConfig
-) -> tuple[Rows, Layout]:
+def lay_out(denoiser: Denoiser, prompts: Prompts, config: UnmaskingGenerationConfig) -> tuple[Rows, Layout]:
     """Check the inputs and build the rows: every position to fill holds the mask token."""
-    input_ids, attended, seed, fill = _inputs(denoiser, input_ids, attention_mask, config)
-    new = int(config.max_new_tokens or 0)
-    key = row_keys(seed, input_ids, attended, fill)
+    input_ids, attended, types, seed, fill = _inputs(denoiser, prompts, config)
+    new = config.max_new_tokens or 0
+    key = row_keys(seed, input_ids + (types << 32), attended, fill)
     asked = fill.sum(-1) + new
     behind = _to_the_blocks_end(denoiser, config, attended.sum(-1) + new) * (asked > 0)
     behind = torch.arange(int(behind.max()), device=behind.device) < behind[:, None]
@@ -131,16 +132,12 @@ def lay_out(
     sequences = torch.cat(
         [input_ids, input_ids.new_full((rows, total - input_ids.shape[1]), denoiser.mask_token_id)], 1
     )
+    types = extended(types, attended, total)
     attended = torch.cat([attended, new_ones, behind], dim=1)
     fill = torch.cat([fill, new_ones, behind], dim=1)
-    longest = int(attended.sum(-1).max())
-    if denoiser.max_length is not None and longest > denoiser.max_length:
-        raise ValueError(
-            f"prompt and new tokens make {longest} positions, the model holds {denoiser.max_length}: "
-            "shorten the prompt or lower `max_new_tokens`"
-        )
     source = attended.int().argsort(dim=1, stable=True)  # padding first: left-padded
-    left = {"tokens": sequences.masked_fill(fill, denoiser.mask_token_id), "attended": attended, "fill": fill}
+    tokens = sequences.masked_fill(fill, denoiser.mask_token_id)
+    left = {"tokens": tokens, "types": types, "attended": attended, "fill": fill}
     left = {name: values.gather(1, source) for name, values in left.items()}
     length = fill.sum(-1)
     width = int(length.max())
@@ -152,6 +149,7 @@ def lay_out(
             number=torch.arange(rows, device=length.device),
             key=key,
             tokens=left["tokens"],
+            types=left["types"],
             attended=left["attended"],
             positions=positions.clamp(max=max(total - 1, 0)),
             valid=valid,
@@ -216,22 +214,18 @@ def _lead(  # noqa: PLR0913
 
 
 def _inputs(
-    denoiser: Denoiser, input_ids: Tensor, attention_mask: Tensor | None, config: UnmaskingGenerationConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Validated ids [B, P], attended [B, P], seed [B] and fill [B, P], repeated per returned sequence."""
-    if not isinstance(input_ids, Tensor):
-        raise ValueError(f"`input_ids` must be a tensor, got {type(input_ids).__name__}")
-    if input_ids.ndim != 2 or input_ids.shape[0] == 0 or input_ids.is_floating_point():
-        raise ValueError(
-            f"`input_ids` must be long of shape [rows, tokens] with at least one row, got {input_ids.dtype} "
-            f"of shape {tuple(input_ids.shape)}"
-        )
+    denoiser: Denoiser, prompts: Prompts, config: UnmaskingGenerationConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Validated ids [B, P], attended [B, P], types [B, P], seed [B] and fill [B, P], repeated per returned sequence."""
     device = denoiser.device
-    input_ids = input_ids.to(device=device, dtype=torch.long)
+    input_ids = prompts.checked_ids().to(device=device, dtype=torch.long)
     seed = seeds(config.seed, input_ids.shape[0], device)
+    attention_mask = prompts.attention_mask
     if attention_mask is None:
         attention_mask = _infer_attention(input_ids, config.pad_token_id, denoiser)
-    attended = _bool_like("attention_mask", attention_mask, input_ids)
+    attended = like("attention_mask", attention_mask, input_ids) != 0
+    types = prompts.checked_types(denoiser, input_ids)
+    refuse_size(denoiser, attended, config)
     together = len(input_ids) * config.num_return_sequences if config.slots is None else config.slots
     if not denoiser.paddable and together > 1 and not bool(attended.all()):
         raise ValueError(
@@ -246,14 +240,16 @@ def _inputs(
         )
     fill = _fill(denoiser, input_ids, attended, config)
     repeats = config.num_return_sequences
-    expanded = [values.repeat_interleave(repeats, dim=0) for values in (input_ids, attended, seed, fill)]
-    return expanded[0], expanded[1], expanded[2], expanded[3]
+    ids, attended, types, seed, fill = (
+        values.repeat_interleave(repeats, dim=0) for values in (input_ids, attended, types, seed, fill)
+    )
+    return ids, attended, types, seed, fill
 
 
 def _fill(denoiser: Denoiser, input_ids: Tensor, attended: Tensor, config: UnmaskingGenerationConfig) -> Tensor:
     literal = (input_ids == denoiser.mask_token_id) & attended
     if config.fill_mask is not None:
-        fill = _bool_like("fill_mask", config.fill_mask, input_ids)
+        fill = like("fill_mask", config.fill_mask, input_ids) != 0
         wrong = (fill & ~attended).nonzero()
         if len(wrong):
             raise ValueError(
@@ -280,13 +276,6 @@ def _infer_attention(input_ids: Tensor, pad_token_id: int | None, denoiser: Deno
     if pad in denoiser.stop_token_ids or pad == denoiser.mask_token_id:
         return torch.ones_like(input_ids)
     return (input_ids != pad).long()
-
-
-def _bool_like(name: str, values: Tensor, like: Tensor) -> Tensor:
-    if not isinstance(values, Tensor) or values.shape != like.shape:
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"`{name}` must have the shape of `input_ids` {tuple(like.shape)}, got {shape}")
-    return values.to(like.device) != 0
 
 
 def finished_pad(rows: Rows, behind: Tensor, pad_token_id: int) -> Rows:

@@ -6,10 +6,10 @@ import math
 import warnings
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from hf_unmask.denoisers.values import is_number, is_whole, require_bool, require_int, shown, token_id, token_ids
 from hf_unmask.generation.fields import FOREIGN, METADATA, asking, left_out, refuse_foreign_fields
 
 CacheMode = Literal["prefix", "dual"]
@@ -50,6 +50,7 @@ _LEAST = {
 }
 _TENSORS = ("seed", "fill_mask")
 _IDS = ("mask_token_id", "eos_token_id", "pad_token_id")
+_FLAGS = ("do_sample", "stop_at_eos", "output_trajectory", "return_dict_in_generate", "whole_blocks")
 
 
 class UnmaskingGenerationConfig(GenerationConfig):
@@ -83,7 +84,8 @@ class UnmaskingGenerationConfig(GenerationConfig):
         slots: rows that are filled at once; the others wait and take the place of finished ones. None: all. No row's
             result depends on it.
         check_every: steps between two looks at whether a row has finished or failed, the only times a step waits for
-            the device. Rows that have finished meanwhile are run on without being charged (``forwards_run``).
+            the device; fewer where fewer positions are masked, so that no pass is made that none can need. Rows that
+            have finished meanwhile are run on without being charged (``forwards_run``); nothing else depends on it.
         cache: keep keys and values between the forward passes of a block, an approximation that changes results:
             ``"prefix"`` those of everything before the block, ``"dual"`` also of everything behind it, ``"off"``
             none. None: what the model's config says, else "off". Exact, and both the same, in models whose positions
@@ -132,9 +134,7 @@ class UnmaskingGenerationConfig(GenerationConfig):
         if "output_trajectory" not in self.__dict__:
             return  # called by the parent's constructor, before our options are set
         refuse_foreign_fields(vars(self))
-        for name, bound in _LEAST.items():
-            if not _is_off(name, getattr(self, name)):
-                _int_at_least(name, getattr(self, name), bound)
+        _check_kinds(self)
         if self.cache not in (None, "off", *get_args(CacheMode)):
             raise ValueError(f"`cache` must be 'prefix', 'dual', 'off' or None, got {self.cache!r}")
         if self.cache_refresh is not None and self.cache in (None, "off"):
@@ -184,18 +184,35 @@ class UnmaskingGenerationConfig(GenerationConfig):
         return 1.0 if self.do_sample and not self.temperature else float(self.temperature)
 
 
-def _int_at_least(name: str, value: Any, bound: int) -> None:
-    if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and value >= bound):
-        raise ValueError(f"`{name}` must be an int of at least {bound}, got {value!r}")
+def _check_kinds(config: UnmaskingGenerationConfig) -> None:
+    """Counts, ids and flags are what they must be, and kept as Python's own, so that they can be saved."""
+    said = {name: value for name, value in vars(config).items() if value is not None and not _is_off(name, value)}
+    for name, bound in _LEAST.items():
+        if name in said:
+            setattr(config, name, require_int(name, said[name], at_least=bound))
+    for name in ("mask_token_id", "pad_token_id"):
+        if name in said:
+            setattr(config, name, token_id(name, said[name]))
+    for name in ("eos_token_id", "suppress_tokens"):
+        if name in said:
+            found = token_ids(name, said[name])
+            setattr(config, name, found[0] if is_whole(said[name]) and name == "eos_token_id" else found)
+    if is_whole(config.seed):
+        config.seed = int(config.seed)
+    for name in _FLAGS:
+        if name in said:
+            require_bool(name, said[name])
 
 
 def _check_draw(config: UnmaskingGenerationConfig) -> None:
-    temperature, top_p = config.temperature, config.top_p
+    temperature, top_p, scale = config.temperature, config.top_p, config.guidance_scale
     # below 1e-6 logits / temperature may overflow, which would draw nonsense
-    if not isinstance(temperature, int | float) or not (temperature == 0 or 1e-6 <= temperature < math.inf):
-        raise ValueError(f"`temperature` must be 0 or a finite number of at least 1e-6, got {temperature!r}")
-    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
-        raise ValueError(f"`top_p` must be in (0, 1], got {top_p!r}")
+    if not is_number(temperature) or not (temperature == 0 or 1e-6 <= temperature < math.inf):
+        raise ValueError(f"`temperature` must be 0 or a finite number of at least 1e-6, got {shown(temperature)}")
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+        raise ValueError(f"`top_p` must be in (0, 1], got {shown(top_p)}")
+    if scale is not None and not (is_number(scale) and math.isfinite(scale)):
+        raise ValueError(f"`guidance_scale` must be a finite number, got {shown(scale)}")
     if config.do_sample is False and temperature:
         raise ValueError(f"`do_sample=False` contradicts `temperature={temperature}`: drop one of them")
     cuts = [name for name in ("top_k", "top_p") if getattr(config, name) and not _is_off(name, getattr(config, name))]
@@ -207,7 +224,7 @@ def _check_draw(config: UnmaskingGenerationConfig) -> None:
 
 
 def _is_off(name: str, value: Any) -> bool:
-    return name in _OFF and not isinstance(value, bool) and bool(value == _OFF[name])
+    return name in _OFF and type(value) in (str, int, float) and bool(value == _OFF[name])
 
 
 def _turned_off(values: dict[str, Any]) -> bool:
@@ -255,6 +272,9 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(_unknown(unknown))
     given = {name: value for name, value in options.items() if value is not None}
     refuse_foreign_fields(given)
+    for name, value in given.items():
+        if getattr(value, "ndim", 0) and name not in (*_TENSORS, *_IDS, "suppress_tokens"):
+            raise ValueError(f"`{name}` must be one value for all rows, got {shown(value)}")
     if given.get("do_sample") and given.get("temperature") == 0:
         raise ValueError(f"`do_sample=True` contradicts `temperature={given['temperature']}`: drop one of them")
     return given
@@ -319,16 +339,3 @@ def _warn_of_the_models(own: Any, silenced: set[str], config: UnmaskingGeneratio
             f"without. To be rid of this warning: model.generation_config.{next(iter(unmet))} = None",
             stacklevel=5,
         )
-
-
-def seeds(seed: int | Tensor, rows: int, device: torch.device) -> Tensor:
-    """[rows] long. One seed for all, or one per row."""
-    if isinstance(seed, bool) or not isinstance(seed, int | Tensor):
-        raise ValueError(f"`seed` must be an int or a long tensor with one per prompt, got {seed!r}")
-    if isinstance(seed, int):
-        if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"`seed` must fit 64 bits, got {seed}")
-        return torch.full((rows,), seed, dtype=torch.long, device=device)
-    if seed.dtype != torch.long or seed.shape != (rows,):
-        raise ValueError(f"`seed` must be long of shape ({rows},), got {seed.dtype} of shape {tuple(seed.shape)}")
-    return seed.to(device)

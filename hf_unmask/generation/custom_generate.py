@@ -12,11 +12,11 @@ from transformers import Cache, GenerationConfig
 from hf_unmask.generation.configuration import UnmaskingGenerationConfig
 from hf_unmask.generation.fields import asking, asks
 
-#: What transformers prepares for left-to-right decoding; a canvas needs the attention mask only. What it was told to
+#: What transformers prepares for left-to-right decoding; a canvas needs what describes the prompt. What it
 #: return stands in the config, too.
 PREPARED = {
     *("attention_mask", "cache_position", "logits_to_keep", "past_key_values", "position_ids", "use_cache"),
-    *("output_attentions", "output_hidden_states"),
+    *("output_attentions", "output_hidden_states", "token_type_ids"),
 }
 #: What transformers builds from fields of its config, and the field.
 _BUILT_FROM = {
@@ -94,7 +94,7 @@ def as_passed(own: GenerationConfig | None, merged: GenerationConfig) -> Generat
             name: default if theirs.get(name) is None else theirs[name] for name, default in FILLED_IN.items()
         }
     for name, value in inherited.items():
-        if getattr(merged, name, None) == value:
+        if _plain(getattr(merged, name, None)) == _plain(value):
             setattr(passed, name, None)
     if merged.min_new_tokens is not None:
         passed.min_length = None  # made from it

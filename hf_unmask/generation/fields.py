@@ -81,7 +81,9 @@ METADATA = frozenset({"transformers_version"})
 def asks(name: str, value: Any) -> bool:
     """Whether a value of a foreign field asks for something. Empty lists do not."""
     neutral = FOREIGN[name].neutral
-    return neutral is not None and value not in neutral and value not in ([], ())
+    if neutral is None or getattr(value, "ndim", 0) > 0:  # numbers of an array are not one
+        return neutral is not None
+    return value not in neutral and value not in ([], ())
 
 
 def asking(values: Mapping[str, Any]) -> dict[str, Any]:

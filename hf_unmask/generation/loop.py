@@ -25,6 +25,7 @@ from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.generation.canvas import Layout, Rows
 from hf_unmask.generation.output import StepEvent, StreamedRow, UnmaskOutput
 from hf_unmask.generation.pool import Pool
+from hf_unmask.generation.prompts import Prompts
 from hf_unmask.generation.recording import Recording
 from hf_unmask.generation.run import Run, prepare
 from hf_unmask.generation.step import SamplerProtocol
@@ -38,6 +39,7 @@ def generate(
     *,
     sampler: SamplerProtocol,
     attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
     generation_config: GenerationConfig | None = None,
     streamer: Any = None,
     on_step: Callable[[StepEvent], None] | None = None,
@@ -51,6 +53,8 @@ def generate(
         input_ids: [B, P] long; prompts of unequal length are padded on either side. P may be 0.
         sampler: decides which positions open at each step, e.g. ``ThresholdSampler(0.9)``.
         attention_mask: [B, P], 0 at padding. None: padding is told by the padding token where that is unambiguous.
+        token_type_ids: [B, P], the segment of every token, for models that have such (BERT); new tokens are of that of
+            the prompt's last one. None: all 0. So ``generate(model, **tokenizer(texts, ...), sampler=...)`` works.
         generation_config: options; a plain ``GenerationConfig`` is read as far as it applies.
         streamer: ``put`` / ``end`` of transformers' streamers and, if it has it, ``put_draft`` with the whole canvas
             after each step. One row only.
@@ -68,7 +72,12 @@ def generate(
     """
     with _ended(streamer):
         run, rows, layout, config = prepare(
-            model, input_ids, sampler, attention_mask, generation_config, tokenizer, options
+            model,
+            Prompts(input_ids, attention_mask, token_type_ids),
+            sampler,
+            generation_config,
+            tokenizer,
+            options,
         )
         recording = Recording(rows, layout.canvas, streamer, on_step, config.output_trajectory)
         recording.start(layout.restore(rows.tokens)[:, : input_ids.shape[1]])
@@ -134,6 +143,7 @@ def generate_stream(
     sampler: SamplerProtocol,
     slots: int = 8,
     ordered: bool = True,
+    token_type_ids: Sequence[Sequence[int] | Tensor] | None = None,
     generation_config: GenerationConfig | None = None,
     on_step: Callable[[StepEvent], None] | None = None,
     tokenizer: Any = None,
@@ -147,6 +157,7 @@ def generate_stream(
         model, sampler, generation_config, on_step, tokenizer, **options: as for ``generate``.
         prompts: token ids, each of its own length, without padding.
         slots: rows that are filled at once.
+        token_type_ids: as for ``generate``, each as long as its prompt.
         ordered: yield rows in the order of the prompts (a long one holds up those behind it), else as they finish.
 
     Returns:
@@ -159,15 +170,13 @@ def generate_stream(
     for name in ("fill_mask", "output_trajectory"):
         if options.get(name) is not None:
             raise ValueError(f"`{name}` is laid out for a whole batch: use generate(..., slots={slots})")
-    rows = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
-    wrong = next((tuple(row.shape) for row in rows if row.ndim != 1), None)
-    if wrong is not None or not rows:
-        raise ValueError(f"`prompts` must be at least one list of token ids, got {wrong or list(prompts)}")
-    width = max(len(row) for row in rows)
-    ids = torch.stack([torch.nn.functional.pad(row.cpu(), (width - len(row), 0)) for row in rows])
-    real = torch.arange(width) >= torch.tensor([[width - len(row)] for row in rows])
     run, laid, layout, _ = prepare(
-        model, ids, sampler, real.long(), generation_config, tokenizer, {**options, "slots": slots}
+        model,
+        Prompts.of_lists(prompts, token_type_ids),
+        sampler,
+        generation_config,
+        tokenizer,
+        {**options, "slots": slots},
     )
     return RowStream(Pool(laid, run, Recording(laid, layout.canvas, None, on_step, False)), layout, ordered)
 

@@ -37,15 +37,19 @@ class Plan:
 
     undecided: int | None  # no row has more masks in the window; None: decided positions are read as well
     padded: bool = True  # some row has padding
+    steps: int = 1  # to make before the host looks again: `check_every`, or fewer if none of these rows needs so many
     cache: RowCache | None = None
     buckets: tuple[Bucket, ...] = ()  # with a cache
 
 
 def status(rows: Rows, run: Run) -> Tensor:
     """What the host is told after a step, [n, R]: the faults, whether the row has finished, and if it matters the masks
-    in the window, what was written since a whole pass and which part of the row the next pass computes."""
+    in the window (or, if steps are made unseen, all of them), what was written since a whole pass and which part of the
+    row the next pass computes."""
     told = [rows.fault.T, rows.finished[None]]
-    if _compacts(rows, run):
+    if not run.looks_always:
+        told.append(rows.masked.sum(-1)[None])
+    elif _compacts(rows, run):
         left = rows.masked
         if run.needs.where != "canvas":
             left = left & in_block(torch.arange(left.shape[1], device=left.device), rows, run)
@@ -57,19 +61,21 @@ def status(rows: Rows, run: Run) -> Tensor:
 
 def plan_next(told: list[list[int]], rows: Rows, run: Run, padded: bool, cache: RowCache | None) -> Plan:
     """The next step's plan from what ``status`` told."""
-    undecided = None
+    undecided, steps = None, 1
     if _compacts(rows, run):
-        undecided = max(told[KINDS + 1]) if run.check_every == 1 else window_width(run, rows.masked.shape[1])
+        undecided = max(told[KINDS + 1]) if run.looks_always else window_width(run, rows.masked.shape[1])
+    if not run.looks_always:
+        steps = min(run.check_every, max(told[KINDS + 1]))  # each opens a mask of every row
     if cache is None:
-        return Plan(undecided, padded)
+        return Plan(undecided, padded, steps)
     groups: dict[int | None, list[int]] = {}
     for row, (stale, part) in enumerate(zip(*told[-2:], strict=True)):
         groups.setdefault(None if stale >= run.cache_refresh else part, []).append(row)
     if len(groups) == 1:
-        return Plan(undecided, padded, cache, (Bucket(None, next(iter(groups))),))
+        return Plan(undecided, padded, steps, cache, (Bucket(None, next(iter(groups))),))
     device = rows.key.device
     buckets = (Bucket(torch.tensor(members, device=device), part) for part, members in groups.items())
-    return Plan(undecided, padded, cache, tuple(buckets))
+    return Plan(undecided, padded, steps, cache, tuple(buckets))
 
 
 def _compacts(rows: Rows, run: Run) -> bool:

@@ -56,8 +56,8 @@ class Pool:
         return int(self.whole.steps.sum()) + at_work
 
     def turn(self) -> list[int]:
-        """Make ``check_every`` steps. Returns the numbers of the rows that have finished."""
-        for left in reversed(range(self.run.check_every)):
+        """Make as many steps as are planned. Returns the numbers of the rows that have finished."""
+        for left in reversed(range(self._plan.steps)):
             before = self._rows
             after, made = advance(before, self.run, self._plan)
             self.steps += 1

@@ -118,6 +118,16 @@ def _invert(weights: Tensor, noise: Tensor) -> Tensor:
     return torch.minimum(drawn, last)
 
 
+def guided(conditional: Tensor, plain: Tensor, scale: float) -> Tensor:
+    """Logits under classifier-free guidance, all [n, V].
+
+    -inf says that a token must not be written. What either pass says stands: the formula would make NaN of it, or an
+    infinite preference for what only the unconditional pass forbids. NaN stays NaN.
+    """
+    forbidden = torch.minimum(conditional, plain) == -math.inf
+    return (plain + scale * (conditional - plain)).masked_fill_(forbidden, -math.inf)
+
+
 def read(
     pieces: Iterable[Tensor], needs: Needs, draw: TokenDraw, noise: Tensor | None, banned: tuple[int, ...]
 ) -> Reading:

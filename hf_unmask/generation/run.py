@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import GenerationConfig
 
 from hf_unmask.denoisers.adapter import Denoiser
+from hf_unmask.denoisers.values import token_ids
 from hf_unmask.denoisers.wrappers import unwrapped
 from hf_unmask.generation.canvas import NEVER, Layout, Rows, lay_out, settle_blocks
 from hf_unmask.generation.configuration import CacheMode, UnmaskingGenerationConfig, resolve_config
+from hf_unmask.generation.prompts import Prompts
 from hf_unmask.generation.reading import TokenDraw
 from hf_unmask.generation.step import ChecksUse, Needs, SamplerProtocol
 from hf_unmask.generation.stopping import Stopping
@@ -40,6 +41,7 @@ class Run:
     cache: CacheMode | None
     cache_refresh: int  # positions
     gapless: bool  # with a cache: every row's canvas is one piece of its sequence
+    typed: bool  # some token is of another type than 0, which is a model's default
     overhang: bool  # a window may reach beyond the canvas, or a block begin in the prompt
 
     @property
@@ -54,9 +56,8 @@ class Run:
 
 def prepare(
     model: nn.Module | Denoiser,
-    input_ids: Tensor,
+    prompts: Prompts,
     sampler: SamplerProtocol,
-    attention_mask: Tensor | None,
     generation_config: GenerationConfig | None,
     tokenizer: Any,
     options: dict[str, Any],
@@ -68,10 +69,7 @@ def prepare(
     if isinstance(sampler, type) or not isinstance(sampler, SamplerProtocol):
         raise ValueError(f"`sampler` must be a sampler such as ThresholdSampler(0.9), got {sampler!r}")
     banned = _banned(denoiser, config.suppress_tokens or ())
-    scale = 1.0 if config.guidance_scale is None else float(config.guidance_scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"`guidance_scale` must be finite, got {config.guidance_scale}")
-    rows, layout = lay_out(denoiser, input_ids, attention_mask, config)
+    rows, layout = lay_out(denoiser, prompts, config)
     canvas = rows.masked.shape[1]
     if isinstance(sampler, ChecksUse):
         sampler.check(denoiser, config.block_length, canvas)
@@ -83,13 +81,14 @@ def prepare(
         block_length=block_length,
         draw=TokenDraw(config.token_temperature, config.top_k, config.top_p),
         banned=banned,
-        guidance_scale=scale,
+        guidance_scale=1.0 if config.guidance_scale is None else float(config.guidance_scale),
         stopping=Stopping.from_config(denoiser, config, tokenizer),
         slots=config.slots,
         check_every=config.check_every,
         cache=config.cache,
         cache_refresh=config.cache_refresh or _default_refresh(denoiser, block_length),
         gapless=config.cache is not None and _gapless(rows),
+        typed=prompts.types is not None and bool(rows.types.any()),
         overhang=canvas % block_length > 0 or config.check_every > 1 or denoiser.block_length is not None,
     )
     _check_cache(run, config.cache_refresh)
@@ -138,7 +137,7 @@ def _check_cache(run: Run, refresh: int | None) -> None:
 def _banned(denoiser: Denoiser, suppressed: Sequence[int]) -> tuple[int, ...]:
     """What is never written: the mask token and the suppressed ones."""
     for token in suppressed:
-        if not isinstance(token, int) or not 0 <= token < denoiser.vocab_size:
+        if not 0 <= token < denoiser.vocab_size:
             raise ValueError(f"`suppress_tokens` holds {token!r}, the model knows 0 to {denoiser.vocab_size - 1}")
     banned = tuple(dict.fromkeys([denoiser.mask_token_id, *suppressed]))
     if len(banned) == denoiser.vocab_size:
@@ -154,10 +153,10 @@ def _own_config(model: nn.Module | Denoiser) -> GenerationConfig | None:
 def _adapter(model: nn.Module | Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any) -> Denoiser:
     """The model's adapter: the one given or attached, or a new one; ids in the options win."""
     denoiser = Denoiser.resolve(model, tokenizer=tokenizer, mask_token_id=config.mask_token_id)
-    eos = config.eos_token_id
+    stops = None if config.eos_token_id is None else tuple(token_ids("eos_token_id", config.eos_token_id))
     ids = {
         "mask_token_id": config.mask_token_id,
         "pad_token_id": config.pad_token_id,
-        "stop_token_ids": (eos,) if isinstance(eos, int) else eos and tuple(eos),
+        "stop_token_ids": stops,
     }
     return replace(denoiser, **{name: value for name, value in ids.items() if value is not None})

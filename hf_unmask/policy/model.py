@@ -37,14 +37,22 @@ def rotate(x: Tensor, theta: float) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def require_finite(policy: nn.Module) -> None:
+    """Raise `PolicyLoadError` for weights that are not finite, which would open positions at will. One look at the
+    device."""
+    weights = policy.state_dict()
+    finite = torch.stack([tensor.isfinite().all() for tensor in weights.values()]).tolist()
+    for name, right in zip(weights, finite, strict=True):
+        if not right:
+            raise PolicyLoadError(name, "values that are not finite", "finite values: load it again")
+
+
 def _check_loaded(policy: nn.Module, info: Mapping[str, Any]) -> None:
     """Raise `PolicyLoadError` for what transformers only reports, or passes over."""
     for kind, found in info.items():
         if found:
             raise PolicyLoadError(kind, sorted(map(str, found)), "none")
-    for name, tensor in policy.state_dict().items():
-        if not tensor.isfinite().all():
-            raise PolicyLoadError(name, "values that are not finite", "finite values")
+    require_finite(policy)
 
 
 class UnmaskingPolicy(PreTrainedModel):

@@ -104,9 +104,10 @@ class Sampler:
             raise ValueError(f"unknown option {', '.join(unknown)} of generate(custom_generate={self}): drop it")
         if temperature and config.do_sample is False:
             raise ValueError(f"`temperature={temperature}` needs `do_sample=True` with custom_generate={self}")
-        rows, mask = asked_rows(config, input_ids), model_kwargs.get("attention_mask")
+        rows, mask, types = asked_rows(config, input_ids), *map(model_kwargs.get, ("attention_mask", "token_type_ids"))
         if len(rows) < len(input_ids):
-            input_ids, mask = input_ids[rows], None if mask is None else mask[rows]
+            input_ids = input_ids[rows]
+            mask, types = (None if one is None else one[rows] for one in (mask, types))
         repeats = config.num_return_sequences or 1
         return generate(
             model,
@@ -114,6 +115,7 @@ class Sampler:
             sampler=self,
             # transformers drops a mask of ones, also one that was passed
             attention_mask=torch.ones_like(input_ids) if mask is None else mask,
+            token_type_ids=types,
             generation_config=as_passed(getattr(model, "generation_config", None), config),
             streamer=unmask_streamer,
             on_step=on_step,
@@ -165,20 +167,3 @@ def at_least_one(chosen: Tensor, eligible: Tensor, by: Tensor) -> Tensor:
     best = torch.where(eligible, by, -math.inf).argmax(-1, keepdim=True)  # the first of equals
     fallback = eligible > chosen.any(-1, keepdim=True)  # as `eligible & ~...`
     return chosen.scatter(-1, best, (chosen | fallback).gather(-1, best))
-
-
-def require(
-    name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
-) -> None:
-    """Raise a ValueError that names a parameter out of its range (NaN is out of every range)."""
-    if not (value > above and at_least <= value <= at_most):
-        bounds = [f"> {above}"] * (above > -math.inf) + [f">= {at_least}"] * (at_least > -math.inf)
-        bounds += [f"<= {at_most}"] * (at_most < math.inf)
-        raise ValueError(f"`{name}` must be {' and '.join(bounds)}, got {value!r}")
-
-
-def require_int(name: str, value: Any, *, at_least: int) -> None:
-    """Raise a ValueError unless ``value`` is an int of at least ``at_least``."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be an int, got {value!r}")
-    require(name, value, at_least=at_least)

@@ -20,7 +20,7 @@ from hf_unmask.policy.hub.drop_in import DROP_IN_TAG, drop_in_tags
 from hf_unmask.policy.hub.files import CARD, MAX_BYTES
 from hf_unmask.policy.hub.folders import find_policy, load_policy, save_policy
 from hf_unmask.policy.hub.upload import upload_policy
-from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.policy.model import UnmaskingPolicy, require_finite
 from hf_unmask.results.spec_text import quoted
 
 #: Options of the sampler that a spec may set, and their types.
@@ -144,7 +144,9 @@ class PretrainedPolicyMixin:
             )
 
     def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
-        """Warn, once per process, if the policy was trained for another model, mask token or block length."""
+        """Refuse weights that are not finite; warn, once per process, if the policy was trained for another model, mask
+        token or block length."""
+        require_finite(self.policy)
         config = self.policy.config
         found = model_differences(config, denoiser) + block_differences(config, block_length, canvas)
         warn_of(found, self.named)
