@@ -54,8 +54,8 @@ def _inside(model: nn.Module) -> nn.Module | None:
         return model._modules["_orig_mod"]
     if hasattr(kind, "get_base_model"):  # with adapters of PEFT
         return _without_adapters(model)
-    if isinstance(model, PreTrainedModel):
-        return None
+    if isinstance(model, PreTrainedModel) or hasattr(kind, "get_input_embeddings"):
+        return None  # it says itself where its layers are
     children = [*model.children()]
     if len(children) > 1 or _names(model):  # it may compute: only around a model that is known
         children = [child for child in children if _is_known(unwrapped(child))]

@@ -131,7 +131,7 @@ def attach(
     own = None if isinstance(present, LostGenerate) else present
     if random_canvas.is_canvas_model(unwrapped(model)):
         return _attach_canvas(model, own, given)
-    denoiser = _denoiser(model, given)
+    denoiser = _adapted(model, given)
     if isinstance(present, AttachedGenerate):
         if not present.denoiser.same_as(denoiser):
             raise ValueError(
@@ -143,7 +143,7 @@ def attach(
     return model
 
 
-def _denoiser(model: nn.Module, given: dict[str, Any]) -> Denoiser:
+def _adapted(model: nn.Module, given: dict[str, Any]) -> Denoiser:
     """A model may have been attached before it was wrapped."""
     if all(value is None for value in given.values()):
         return Denoiser.resolve(model)
