@@ -2,6 +2,7 @@
 
     python examples/train_policy_tiny.py --policy semi-ar          # into runs/semi-ar
     python examples/train_policy_tiny.py --policy full --output runs/other --max_steps 50
+    python examples/train_policy_tiny.py --policy semi-ar --start runs/speed    # instead of the packaged tiny-speed
 
 The same command goes on where a run was stopped, by Ctrl-C or otherwise. Each run imitates heuristics on problems they
 solve, learns by GRPO with validation problems at every checkpoint, and ends with the best checkpoint as a policy folder
@@ -113,10 +114,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", choices=RECIPES, required=True, help="the recipe")
     parser.add_argument("--output", help="folder of the run; runs/NAME if not given")
+    parser.add_argument("--start", help="the policy to go on from, instead of the recipe's")
     args, options = parser.parse_known_args()
     output = args.output or str(Path("runs") / args.policy)
     started = newest_whole(Path(output))[0] is not None
-    run_command(["--output", output, *(["--resume"] if started else []), *options], COMMON | RECIPES[args.policy])
+    recipe = COMMON | RECIPES[args.policy] | ({"policy": args.start} if args.start else {})
+    run_command(["--output", output, *(["--resume"] if started else []), *options], recipe)
 
 
 if __name__ == "__main__":
