@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from published_tables import checked_rows
 
 from hf_unmask.denoisers.families import table
 from hf_unmask.samplers.specs import sampler_table
@@ -64,6 +65,11 @@ def test_sampler_table_is_current() -> None:
 def test_model_table_is_current() -> None:
     """A row that changes must reach the README, and the README may not promise more than the rows."""
     assert between("models") == models_markdown()
+
+
+def test_the_comparison_of_policies_is_that_of_their_cards() -> None:
+    """Cards of one run beside the README of another, a number typed by hand, a sampler that overspends its budget."""
+    assert checked_rows(README, ROOT / "model_cards") == 24
 
 
 def test_layout_names_every_room() -> None:

@@ -3,14 +3,20 @@
     torchrun --nproc-per-node 2 examples/benchmarks/compare_policies.py  # two of one thread: quickest on two cores
     python examples/benchmarks/compare_policies.py                       # the same numbers from one process
 
-1. For each task and each regime that a policy was trained for, all dials of all heuristics are run on validation
-   problems, then all dials of the policies; those that prove far too slow for every budget on the first problems are
-   left out. Within each budget every method keeps the dial that was most accurate.
-2. The kept dials are run on held-out test problems, stochastic samplers with three seeds. Copies of the policies that
+1. For each task all rules are tried in blocks of several lengths and in full diffusion, each policy in the blocks it
+   was trained for. Grids are equally fine: of a ladder of some forty dials a few validation problems show the forward
+   passes, and each family, rule or policy, keeps equally many for each range between two budgets (`spread`).
+2. These are run on validation problems. Dials are chosen there for every budget that any regime has, of each method the
+   most accurate one in blocks of any length, then all that were chosen are run on held-out test problems, stochastic
+   samplers with three seeds. What spends more than the budget there is not compared at it. Copies of the policies that
    are blind to one input (confidences, mask bits, time, hidden states, revealed positions) run at the middle budget's
    dial, one seed.
 3. Tables go to stdout and OUT/policies.md, the numbers to OUT/policies.json. With --publish they are put into the
    README, and each packaged policy gets its card, model_cards/NAME.md.
+
+``--seeds DIR...`` are folders of the same recipes trained with another seed, DIR/speed for ``builtin:tiny-speed`` and
+so on, made by ``examples/train_policy_tiny.py --policy speed --seed 1 --output DIR/speed``. They show how far trainings
+lie apart; those that are not there yet are left out.
 
 ``--also DIR...`` adds policies of other runs; ``--against DIR...`` are separate policies whose hypervolume is compared
 with that of the speed-conditioned policy, made for example by
@@ -27,8 +33,8 @@ import json
 import runpy
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +43,7 @@ from tqdm import tqdm
 from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.evaluation.environment import environment, environment_line
 from hf_unmask.evaluation.processes import Processes
-from hf_unmask.evaluation.tuning import BETAS, SEEDS, SPEEDS, Cell, heuristic_dials, policy_dials
+from hf_unmask.evaluation.tuning import BETAS, SEEDS, SPEEDS, Cell, ladders, policy_dials, spread
 from hf_unmask.policy import PolicyMismatchWarning
 from hf_unmask.policy.blinding import INPUTS, make_blind
 from hf_unmask.policy.card.rendering import render_card
@@ -46,21 +52,20 @@ from hf_unmask.results.folder import read_contents
 from hf_unmask.results.frontier import hypervolume_of, method_of
 from hf_unmask.results.markdown import put_between, table
 from hf_unmask.results.policy_against_heuristics import (
+    SEED,
     Round,
     contest,
     contest_summary,
     contest_table,
-    dials_within,
     lead_text,
+    to_be_tested,
 )
 from hf_unmask.results.records import OperatingPoint
 from hf_unmask.results.statistics import paired_comparison
 from hf_unmask.samplers.specs import parse_sampler
-from hf_unmask.tiny import TASKS, held_out, load_tiny
+from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
 
-#: Further dials of the quickest rule, which the small budgets ask for.
-MORE_GAMMAS = (2.4, 3.2, 4.8, 6.4)
-FAR = 1.25  # times the largest budget: a dial that spends more on the first problems is not run on the others
+PARTS = (4, 2, 1)  # block lengths of heuristics, as parts of the answer; 1 is full diffusion
 ROOT = Path(__file__).resolve().parents[2]
 MARKS = "policies"  # in the README
 BETA_DIAL, BLIND = ", beta dial", "blind "
@@ -71,14 +76,10 @@ class Plan:
     """How much is run."""
 
     problems: int = 500  # per task, of "test"
-    validation: int = 300  # per task, of "validation"
-    first: int = 20  # of them, to see which dials are far too slow
-    stride: int = 1  # every how many-th dial is tried
-
-
-def method(spec: str) -> str:
-    """As in reports, with the beta dial of a speed-conditioned policy by itself."""
-    return method_of(spec) + (BETA_DIAL if "speed=" in spec and "beta=" in spec else "")
+    validation: int = 200  # per task, of "validation"
+    first: int = 12  # of them, to see what dials spend
+    dials: int = 3  # candidates of each family in each range between two budgets
+    stride: int = 1  # every how many-th dial of a ladder is looked at
 
 
 @dataclass
@@ -93,34 +94,40 @@ class Measured:
 class Run:
     """The stages, in a folder."""
 
-    def __init__(self, plan: Plan, out: Path, sources: Sequence[str], conditioned: str):
+    def __init__(self, plan: Plan, out: Path, sources: Sequence[str], conditioned: str, twins: Mapping[str, str]):
         self.plan, self.out, self.conditioned = plan, out, conditioned
+        self.twins = twins  # the same recipes with another seed, and what they are called
         self.model, self.tokenizer = load_tiny()
         self.here = Processes.here()
         self.configs = {source: load_policy(find_policy(source)).config for source in sources}
 
-    def regimes(self) -> list[int | None]:
-        found = [config.trained_for.get("block_length") for config in self.configs.values()]
-        return list(dict.fromkeys(found))
+    def home(self, task: str, source: str) -> Cell:
+        """Where a policy is at home, by its record."""
+        return Cell(task, load_policy(find_policy(source)).config.trained_for.get("block_length"))
 
-    def heuristics(self, cell: Cell) -> list[str]:
-        """Specs of a regime, without those that are sure to spend more than its largest budget."""
-        most = max(cell.budgets)
-        rules = [spec for specs in heuristic_dials(cell.width, self.plan.stride).values() for spec in specs]
-        rules += [str(parse_sampler(f"entropy_bound:gamma={gamma}")) for gamma in MORE_GAMMAS]
-        return [spec for spec in rules if ":k=" not in spec or cell.expected_forwards(spec) <= most]
+    def cells(self, task: str) -> list[Cell]:
+        """The regimes of heuristics: those of every task, and those that the policies were trained for."""
+        length = answer_length(task)
+        blocks = [None if parts == 1 else length // parts for parts in PARTS]
+        blocks += [self.home(task, source).block_length for source in self.configs]
+        return [Cell(task, block) for block in dict.fromkeys(blocks)]
 
-    def affordable(self, cell: Cell, name: str, specs: Sequence[str]) -> list[str]:
-        """Without dials that a few validation problems show to spend far more than the largest budget; never none."""
-        points = self.evaluate(cell, "validation", specs, f"{name}-first", self.plan.first)
-        most = max(FAR * max(cell.budgets), min(point.nfe_mean for point in points))
-        return [point.setting.sampler for point in points if point.nfe_mean <= most]
+    def budgets(self, task: str) -> list[float]:
+        """Of all policies, from small to large."""
+        return sorted({budget for source in self.configs for budget in self.home(task, source).budgets})
+
+    def method(self, spec: str) -> str:
+        """As in reports, with the beta dial of a speed-conditioned policy and other training seeds by themselves."""
+        name = method_of(spec)
+        source = name.removeprefix("learned:")
+        beta = BETA_DIAL if "speed=" in spec and "beta=" in spec else ""
+        return f"learned:{self.twins[source].replace(SEED, beta + SEED)}" if source in self.twins else name + beta
 
     def evaluate(
         self, cell: Cell, split: str, specs: Sequence[str], name: str, limit: int | None = None, **options: Any
     ) -> list[OperatingPoint]:
         """A stage, in a folder of its own."""
-        self.here.say(f"{cell.key}, {name}: {len(specs)} samplers")
+        self.here.say(f"{time.strftime('%H:%M:%S')} {cell.key}, {name}: {len(specs)} samplers")
         return cell.evaluate(
             self.model,
             self.tokenizer,
@@ -134,40 +141,64 @@ class Run:
     def folder(self, cell: Cell, name: str) -> Path:
         return self.out / cell.task / cell.name / name
 
-    def both(self, cell: Cell, name: str, specs: Sequence[str], known: Measured) -> None:
-        """Tune on validation problems, then run what was best within any of the regime's budgets on test problems."""
-        tuning = self.evaluate(cell, "validation", self.affordable(cell, name, specs), f"{name}-validation")
-        kept = {p.setting.sampler: None for b in cell.budgets for p in dials_within(tuning, b, method).values()}
-        known.tuning += tuning
-        if kept:
-            known.testing += self.evaluate(cell, "test", list(kept), f"{name}-test")
-            known.scores |= read_contents(self.folder(cell, f"{name}-test")).scores
+    def tuned(self, cell: Cell, name: str, families: Mapping[str, Sequence[str]]) -> list[OperatingPoint]:
+        """The candidates of each family on validation problems; first a few problems, to see what the dials spend."""
+        budgets = self.budgets(cell.task)
+        tried = [
+            spec
+            for specs in families.values()
+            for spec in specs[:: self.plan.stride]
+            if ":k=" not in spec or cell.expected_forwards(spec) <= max(budgets)
+        ]
+        seen = {
+            p.setting.sampler: p for p in self.evaluate(cell, "validation", tried, f"{name}-first", self.plan.first)
+        }
+        known = [[seen[spec] for spec in specs if spec in seen] for specs in families.values()]
+        candidates = [spec for points in known if points for spec in spread(points, budgets, self.plan.dials)]
+        return self.evaluate(cell, "validation", candidates, f"{name}-validation")
 
     def task(self, task: str) -> Iterator[tuple[str, Any]]:
         """All stages of a task; names and contents of its results."""
-        cells = [Cell(task, block) for block in self.regimes()]
-        known = Measured()
-        for cell in cells:
-            self.both(cell, "heuristics", self.heuristics(cell), known)
-        homes = {source: Cell(task, config.trained_for.get("block_length")) for source, config in self.configs.items()}
-        for source, cell in homes.items():
-            self.both(cell, slug(source), policy_dials(source, self.plan.stride), known)
-        for source, cell in homes.items():
+        known = self.measured(task)
+        for source in self.configs:
             for name in [f"learned:{source}", f"learned:{source}{BETA_DIAL}"]:
-                if any(method(p.setting.sampler) == name for p in known.tuning):
-                    rounds = contest(name, known.tuning, known.testing, known.scores, method=method)
-                    yield name, rounds
-            yield BLIND + source, self.blind(cell, source, known)
+                if any(self.method(p.setting.sampler) == name for p in known.tuning):
+                    yield name, contest(name, known.tuning, known.testing, known.scores, method=self.method)
+            yield BLIND + source, self.blind(task, source, known)
 
-    def blind(self, cell: Cell, source: str, known: Measured) -> list[dict[str, Any]]:
+    def measured(self, task: str) -> Measured:
+        """Everything on validation problems, then what was chosen there on test problems."""
+        stages = {
+            (cell, name): self.tuned(cell, name, families)
+            for cell, name, families in [
+                *((cell, "heuristics", ladders(cell.width)) for cell in self.cells(task)),
+                *((self.home(task, s), slug(s), self.families(s)) for s in [*self.configs, *self.twins]),
+            ]
+        }
+        tuning = [point for points in stages.values() for point in points]
+        known = Measured(tuning)
+        chosen = {point.setting for point in to_be_tested(tuning, self.budgets(task), self.method)}
+        for (cell, name), points in stages.items():
+            kept = [point.setting.sampler for point in points if point.setting in chosen]
+            if kept:
+                known.testing += self.evaluate(cell, "test", kept, f"{name}-test")
+                known.scores |= read_contents(self.folder(cell, f"{name}-test")).scores
+        return known
+
+    def families(self, source: str) -> dict[str, list[str]]:
+        """The dials of a policy, those that count as another method by themselves."""
+        found: dict[str, list[str]] = {}
+        for spec in policy_dials(source):
+            found.setdefault(self.method(spec), []).append(spec)
+        return found
+
+    def blind(self, task: str, source: str, known: Measured) -> list[dict[str, Any]]:
         """The policy at the middle budget's dial, whole and blind to one input each."""
-        budget = cell.budgets[1]
-        here = [point for point in known.tuning if point.setting.block_length == cell.block_length]
-        dial = dials_within(here, budget, method).get(f"learned:{source}")
-        if dial is None:
+        cell = self.home(task, source)
+        rounds = contest(f"learned:{source}", known.tuning, known.testing, known.scores, method=self.method)
+        whole = rounds[1].point
+        if whole is None:
             return []
-        tested = replace(dial.setting, dataset=dial.setting.dataset.replace(":validation", ":test"))
-        (whole,) = [point for point in known.testing if point.setting == tested]
         specs = {}
         for name in INPUTS:
             policy = load_policy(find_policy(source))
@@ -176,7 +207,7 @@ class Run:
                 if self.here.first:
                     save_policy(policy, folder)
                 self.here.wait()
-                specs[str(parse_sampler(dial.setting.sampler.replace(source, str(folder))))] = name
+                specs[str(parse_sampler(whole.setting.sampler.replace(source, str(folder))))] = name
         points = self.evaluate(cell, "test", list(specs), f"{slug(source)}-blind", seeds=SEEDS[:1])
         theirs = read_contents(self.folder(cell, f"{slug(source)}-blind")).scores
         rows = [{"without": "nothing", "accuracy": whole.accuracy, "nfe": whole.nfe_mean, "lead": None}]
@@ -185,6 +216,17 @@ class Run:
             row = {"without": specs[point.setting.sampler], "accuracy": point.accuracy, "nfe": point.nfe_mean}
             rows.append(row | {"lead": [lead.difference, *lead.interval]})
         return rows
+
+
+def twins(sources: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
+    """Policies of the same recipes in these folders, and what they are called there; none that is not finished."""
+    found = {}
+    for place, folder in enumerate(folders, 1):
+        for source in sources:
+            there = folder / source.removeprefix(f"{BUILTIN}tiny-")
+            if (there / "config.json").is_file():
+                found[str(there)] = f"{source}{SEED}{place}"
+    return found
 
 
 def slug(source: str) -> str:
@@ -293,9 +335,17 @@ def inputs_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
 _RULES = """### Against heuristics at equal budgets
 
 Accuracy in %, in round brackets mean forward passes per answer (NFE) on test problems, in square brackets 95 %
-intervals over prompts; leads are the policy's, in points, paired on the same prompts. Dials were chosen on validation
-problems, the policy's with 3 % to spare; the best heuristic is chosen on the test problems, in its favour. Rules that
-know that text is written from the left have rows of their own."""
+intervals; leads are the policy's, in points, paired on the same prompts. Intervals cover the choice of prompts only,
+not the luck of a training: for that there are the rows of other training seeds. Heuristics were tried in blocks of
+several lengths and in full diffusion, with as many dials per range of forward passes as the policy; theirs and the
+policy's were chosen on validation problems, and what spends more than the budget there or on test problems does not
+count. One row shows the heuristic that is most accurate on the test problems themselves. Rules that know that text is
+written from the left compete for the best heuristic and have rows of their own."""
+
+_SUMMARY = """The lead is over the best heuristic in blocks of any length, chosen on validation problems like all dials,
+with the 95 % interval of the paired difference; it covers the choice of prompts only, not the luck of a training, which
+the column of other training seeds shows. The heuristic most accurate on the test problems is chosen there, in its
+favour. `-`: nothing measured keeps to the budget on validation and on test problems."""
 
 
 def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], measured: str) -> str:
@@ -337,7 +387,7 @@ def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], c
         if name.startswith(f"learned:{BUILTIN}") and not name.endswith(BETA_DIAL)
         for one in content
     ]
-    put_between(ROOT / "README.md", MARKS, [contest_summary(rounds), f"({measured})"])
+    put_between(ROOT / "README.md", MARKS, [_SUMMARY, contest_summary(rounds), f"({measured})"])
 
 
 def as_plain(content: Sequence[Any]) -> list[Any]:
@@ -349,15 +399,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/policies"), help="folder for all results")
     parser.add_argument("--quick", action="store_true", help="few problems and dials, to see that it works")
     parser.add_argument("--also", nargs="*", default=[], help="folders of further policies")
+    parser.add_argument("--seeds", nargs="*", type=Path, default=[], help="folders of the recipes with other seeds")
     parser.add_argument("--conditioned", default=f"{BUILTIN}tiny-speed", help="the speed-conditioned policy")
     parser.add_argument("--against", nargs="*", default=[], help="separate policies for the hypervolume")
     parser.add_argument("--publish", action="store_true", help="write README's tables and the cards")
     args = parser.parse_args()
     started = time.perf_counter()
-    plan = Plan(problems=20, validation=10, first=5, stride=6) if args.quick else Plan()
+    plan = Plan(problems=20, validation=10, first=5, dials=1, stride=6) if args.quick else Plan()
     warnings.simplefilter("ignore", PolicyMismatchWarning)
     packaged = [f"{BUILTIN}{folder.name}" for folder in sorted(PACKAGED.glob("tiny-*"))]
-    run = Run(plan, args.out, [*packaged, *args.also], args.conditioned)
+    run = Run(plan, args.out, [*packaged, *args.also], args.conditioned, twins(packaged, args.seeds))
     found = {task: dict(run.task(task)) for task in TASKS}
     extra: dict[str, Any] = {}
     if args.against:

@@ -5,9 +5,8 @@
     python examples/benchmarks/reproduce_tables.py --quick               # fewer problems and dials: minutes
 
 1. Dials are chosen on validation problems, for each task, block length and rule by itself: all candidates of
-   `heuristic_dials` are run once, and of their Pareto set (accuracy against forward passes) five are kept, spread
-   evenly over its range of forward passes; all of them if there are fewer. The choice is written to OUT/dials.json
-   and used again.
+   `heuristic_dials` are run once, and of each rule the most accurate one within each budget of the tables is kept, the
+   same budgets for all block lengths. The choice is written to OUT/dials.json and used again.
 2. The chosen dials are run on held-out test problems, deterministic rules once and stochastic ones with three seeds.
 3. OUT/TASK gets results.json, samples.jsonl and the report of all block lengths together; the tables go to stdout.
    With --readme the overview tables and the plots are put into a README as well.
@@ -35,6 +34,7 @@ from hf_unmask.evaluation.environment import environment_line, weights_fingerpri
 from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.tuning import SEEDS, Cell, heuristic_dials, kept_dials
 from hf_unmask.report.writing import write_report
+from hf_unmask.results.best_per_budget import SHARES
 from hf_unmask.results.folder import Contents, read_contents
 from hf_unmask.results.markdown import check_marks, put_between
 from hf_unmask.results.records import OperatingPoint, read_results, read_timings, write_results
@@ -54,13 +54,12 @@ class Plan:
 
     problems: int  # per task, of "test"
     validation: int  # per task, of "validation"
-    dials: int  # kept per rule
     stride: int  # every how many-th candidate of the grid is tried
     parts: tuple[int, ...]  # block lengths, as parts of the answer; 1 is full diffusion
 
 
-FULL = Plan(problems=500, validation=100, dials=5, stride=1, parts=(4, 2, 1))
-QUICK = Plan(problems=50, validation=20, dials=3, stride=2, parts=(4, 1))
+FULL = Plan(problems=500, validation=100, stride=1, parts=(4, 2, 1))
+QUICK = Plan(problems=50, validation=20, stride=2, parts=(4, 1))
 
 
 def cells(plan: Plan) -> list[Cell]:
@@ -97,7 +96,7 @@ class Run:
         self.seconds[cell.task] = seconds_per_forward(points)
         if split == "validation":
             by_spec = {point.setting.sampler: point for point in points}
-            kept = {rule: kept_dials([by_spec[s] for s in found], self.plan.dials) for rule, found in rules.items()}
+            kept = {rule: kept_dials([by_spec[s] for s in found]) for rule, found in rules.items()}
             self.chosen[cell.key] = kept
             self._keep_choice()
 
@@ -119,7 +118,7 @@ class Run:
         return self.out / "dials.json"
 
     def _made_for(self) -> dict[str, Any]:
-        plan = {"validation": self.plan.validation, "dials": self.plan.dials, "stride": self.plan.stride}
+        plan = {"validation": self.plan.validation, "stride": self.plan.stride}
         return {"weights": weights_fingerprint(self.model), **plan}
 
     def _chosen_before(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -161,7 +160,7 @@ class Run:
         known = self.chosen.get(cell.key)
         if known is not None:
             return self.plan.problems * sum(nfe * runs(spec) for dials in known.values() for spec, nfe in dials.items())
-        kept = {rule: statistics.mean(each) * min(self.plan.dials, len(each)) for rule, each in candidates.items()}
+        kept = {rule: statistics.mean(each) * min(len(SHARES), len(each)) for rule, each in candidates.items()}
         return self.plan.problems * sum(forwards * runs(rule) for rule, forwards in kept.items())
 
 
@@ -208,7 +207,8 @@ def publish(run: Run, readme: Path, command: str) -> None:
 
 def provenance(run: Run, contents: Contents) -> str:
     return (
-        f"{run.plan.problems} test problems per task, dials chosen on {run.plan.validation} validation problems, "
+        f"{run.plan.problems} test problems per task; of each rule and block length the dials that were best within "
+        f"each budget on {run.plan.validation} validation problems; intervals cover prompts only; "
         f"stochastic rules with {len(SEEDS)} seeds, {environment_line(contents.points[0].environment)}"
     )
 

@@ -1,6 +1,7 @@
 """Dials: which to try on validation problems and which of them to keep, for fair comparisons on the packaged problems.
 
-A `Cell` is one task at one block length. Every cell is tuned by itself.
+A `Cell` is one task at one block length. A family is a rule or a policy. Grids are equally fine if every family brings
+as many candidates for each range of forward passes (`spread`), out of a ladder of dials (`ladders`, `policy_dials`).
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from hf_unmask.evaluation.running import evaluate_samplers
 from hf_unmask.evaluation.scoring import TINY_METRICS
-from hf_unmask.results.frontier import pareto_front
+from hf_unmask.results.best_per_budget import SHARES
+from hf_unmask.results.frontier import best_under_budget, plane
 from hf_unmask.results.policy_against_heuristics import budgets_of
 from hf_unmask.results.records import OperatingPoint
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
@@ -29,8 +32,15 @@ KLASS = tuple((tau, eps) for tau in (0.3, 0.6, 0.9) for eps in (0.001, 0.01, 0.1
 BASES = (2, 3, 4, 6, 8)
 TEMPERATURES = (0.5, 1.0, 2.0)
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+FINE_BETAS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0, 11.3, 16.0)  # without speeds, all there is
 SPEEDS = tuple(i / 20 for i in range(21))
 MIDDLE = 0.5  # speed at which beta is tried
+#: Ladders of the rules whose dials are not whole numbers, some forty each, as many as a policy has.
+_EVEN = tuple(i / 40 for i in range(4, 38))
+FINE_THRESHOLDS = (*_EVEN, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)
+FINE_GAMMAS = tuple(float(f"{0.0005 * 1.3**i:.2g}") for i in range(40))  # 0.0005 to 14
+FINE_FACTORS = tuple(float(f"{0.02 * 1.15**i:.2g}") for i in range(40))  # 0.02 to 4.7
+FINE_KLASS = tuple((i / 10, eps) for i in range(1, 10) for eps in (0.001, 0.01, 0.1, 1.0))
 _ADAPTIVE = 0.3  # forward passes per position that are expected of rules whose dial does not fix them
 
 
@@ -120,6 +130,46 @@ def heuristic_dials(width: int, stride: int = 1) -> dict[str, list[str]]:
     return {rule: [str(parse_sampler(spec)) for spec in specs[::stride]] for rule, specs in found.items()}
 
 
+def ladders(width: int) -> dict[str, list[str]]:
+    """As `heuristic_dials`, but every dial that makes a difference, or some forty of those without steps."""
+    found = {rule: [f"{rule}:k={k}" for k in _distinct(width)] for rule in COUNTED}
+    found["dilated"] = [f"dilated:base={base}" for base in range(2, width + 1)]
+    found["threshold"] = [f"threshold:threshold={value}" for value in FINE_THRESHOLDS]
+    found["eos_suppress(threshold)"] = [f"eos_suppress(threshold:threshold={value})" for value in FINE_THRESHOLDS]
+    found["factor"] = [f"factor:factor={value}" for value in FINE_FACTORS]
+    found["entropy_bound"] = [f"entropy_bound:gamma={value}" for value in FINE_GAMMAS]
+    found["klass"] = [f"klass:tau={tau};eps={eps}" for tau, eps in FINE_KLASS]
+    found["credit"] = [f"credit:threshold={value}" for value in FINE_THRESHOLDS]
+    return {rule: [str(parse_sampler(spec)) for spec in specs] for rule, specs in found.items()}
+
+
+def _distinct(width: int) -> list[int]:
+    """Of the tokens per step that need equally many steps in a block the fewest, which are never the worse choice."""
+    fewest: dict[int, int] = {}
+    for k in range(1, width + 1):
+        fewest.setdefault(math.ceil(width / k), k)
+    return list(fewest.values())
+
+
+def spread(points: Sequence[OperatingPoint], budgets: Sequence[float], count: int) -> list[str]:
+    """The dials of one family to try: ``count`` in each range between two budgets, spread evenly over it.
+
+    Only forward passes are looked at, not accuracy, so a few problems are enough for ``points``. Fewer where the family
+    has fewer that differ; the quickest of all if none keeps to the largest budget.
+    """
+    by_cost: dict[float, str] = {}
+    for point in points:
+        by_cost.setdefault(point.nfe_mean, point.setting.sampler)
+    found: list[float] = []
+    for low, high in pairwise((0.0, *sorted(set(budgets)))):
+        inside = sorted(cost for cost in by_cost if low < cost <= high)
+        if len(inside) > count:
+            start = max(low, inside[0])
+            inside = _nearest(inside, [start + (high - start) * (number + 0.5) / count for number in range(count)])
+        found += inside
+    return [by_cost[cost] for cost in found or [min(by_cost)]]
+
+
 def policy_dials(source: str, stride: int = 1) -> list[str]:
     """Specs of a policy to try, as `heuristic_dials`: speeds, or temperatures and betas of a policy without speeds.
 
@@ -133,29 +183,24 @@ def policy_dials(source: str, stride: int = 1) -> list[str]:
         if config.trained_for.get("block_length") is None:
             dials += [{"speed": MIDDLE, "beta": beta} for beta in BETAS if beta != 1]
     else:
-        dials = [{"policy_temperature": heat, "beta": beta} for heat in TEMPERATURES for beta in BETAS]
+        dials = [{"policy_temperature": heat, "beta": beta} for heat in TEMPERATURES for beta in FINE_BETAS]
     return [str(replace(sampler, **dial)) for dial in dials[::stride]]
 
 
-def kept_dials(points: Sequence[OperatingPoint], count: int) -> dict[str, float]:
-    """The dials of one rule to keep, with their mean forward passes: its Pareto set (accuracy against forward passes).
-
-    Where that has more than ``count``, those nearest to a spread in equal steps of forward passes.
-    """
-    distinct: dict[tuple[float, float], str] = {}
-    for point in points:
-        distinct.setdefault((point.nfe_mean, point.accuracy), point.setting.sampler)
-    measured = list(distinct)
-    front = [measured[place] for place in pareto_front(measured)]
-    if len(front) > count:
-        low, high = front[0][0], front[-1][0]
-        front = _nearest(front, [low + (high - low) * number / (count - 1) for number in range(count)])
-    return {distinct[point]: point[0] for point in front}
+def kept_dials(points: Sequence[OperatingPoint]) -> dict[str, float]:
+    """The dials of one rule to keep, with their mean forward passes: the most accurate one within each budget of
+    `SHARES`, those of a report's tables."""
+    found = {}
+    for share in sorted(SHARES):
+        place = best_under_budget(plane(points), float(share * points[0].setting.max_new_tokens))
+        if place is not None:
+            found[points[place].setting.sampler] = points[place].nfe_mean
+    return found
 
 
-def _nearest(front: Sequence[tuple[float, float]], targets: Sequence[float]) -> list[tuple[float, float]]:
-    """For each target the point of nearest cost that no earlier target took, by rising cost."""
-    left = list(front)
+def _nearest(costs: Sequence[float], targets: Sequence[float]) -> list[float]:
+    """For each target the nearest cost that no earlier target took, in order."""
+    left = list(costs)
     for target in targets:
-        left.remove(min(left, key=lambda point: abs(point[0] - target)))
-    return [point for point in front if point not in left]
+        left.remove(min(left, key=lambda cost: abs(cost - target)))
+    return [cost for cost in costs if cost not in left]

@@ -1,11 +1,13 @@
 """A policy against heuristics at equal budgets of forward passes, dials chosen on other problems than those compared.
 
-The question a card answers: given so many forward passes per answer, which sampler solves more? Every method brings
-the dial that was most accurate within the budget on validation problems; compared are accuracies on test problems.
+The question a card answers: given so many forward passes per answer, which sampler solves more? Every method, the
+policy and each heuristic in blocks of any length, brings the dial that was most accurate within the budget on
+validation problems; compared are accuracies on test problems. What spends more on either does not count.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +20,14 @@ from hf_unmask.results.records import OperatingPoint
 from hf_unmask.results.spec_text import pieces
 from hf_unmask.results.statistics import Comparison, paired_comparison
 
-#: Rules that know more than confidences, namely that texts are written from the left: rows of their own.
+#: Rules that know more than confidences, namely that texts are written from the left: rows of their own as well.
 ORDERED = ("left_to_right", "eos_suppress")
-_MARGIN = 0.97  # of a budget, on validation problems, so that a stochastic sampler keeps to it on others
+#: Follows the name of a policy in that of the same recipe trained with another seed.
+SEED = ", training seed "
+_SHARES = (1.0, 0.97)  # of a budget: if the best dial within all of it overspends on test problems, the next one counts
 _LEAST = 4.0  # forward passes of the smallest budget in full diffusion
 
-Chosen = Mapping[str, OperatingPoint]  # by method
+Method = Callable[[str], str]  # names the method of a spec
 
 
 def budgets_of(length: int, block_length: int | None) -> tuple[float, ...]:
@@ -36,18 +40,40 @@ def budgets_of(length: int, block_length: int | None) -> tuple[float, ...]:
 
 
 def dials_within(
-    points: Iterable[OperatingPoint], budget: float, method: Callable[[str], str] = method_of
+    points: Iterable[OperatingPoint], budget: float, method: Method = method_of
 ) -> dict[str, OperatingPoint]:
     """By method the most accurate of its ``points`` that keeps to the budget; a method without one is left out."""
     members: dict[str, list[OperatingPoint]] = defaultdict(list)
     for point in points:
         members[method(point.setting.sampler)].append(point)
-    found = {}
-    for name, own in members.items():
-        place = best_under_budget(plane(own), _MARGIN * budget if is_learned(name) else budget)
-        if place is not None:
-            found[name] = own[place]
-    return found
+    best = {name: most_accurate(own, budget) for name, own in members.items()}
+    return {name: point for name, point in best.items() if point is not None}
+
+
+def most_accurate(points: Sequence[OperatingPoint], budget: float = math.inf) -> OperatingPoint | None:
+    """The most accurate point that keeps to the budget; of equally accurate ones the quickest."""
+    place = best_under_budget(plane(points), budget)
+    return None if place is None else points[place]
+
+
+def to_be_tested(
+    tuning: Sequence[OperatingPoint], budgets: Iterable[float], method: Method = method_of
+) -> list[OperatingPoint]:
+    """Of the points of one task on validation problems those whose dials are worth running on test problems.
+
+    For every budget, whichever regime it comes from: the best dial of each method over all regimes, and of each regime
+    the best heuristic; and the same for a little less than the budget.
+    """
+    found: dict[tuple[str, int | None], OperatingPoint] = {}
+    heuristics: dict[str, list[OperatingPoint]] = defaultdict(list)
+    for point in tuning:
+        if not is_learned(point.setting.sampler):
+            heuristics[regime(point.setting)].append(point)
+    for budget in [share * budget for budget in budgets for share in _SHARES]:
+        of_regimes = (most_accurate(own, budget) for own in heuristics.values())
+        best = [*dials_within(tuning, budget, method).values(), *of_regimes]
+        found |= {_spot(point): point for point in best if point is not None}
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,8 @@ class Round:
 
 #: Roles of rivals.
 HEURISTIC = "best heuristic"
-ANYWHERE = "best heuristic at any block length"
+AFTERWARDS = "most accurate heuristic on the test problems"
+TWIN = "other training seeds"
 
 
 def contest(
@@ -83,36 +110,33 @@ def contest(
     testing: Sequence[OperatingPoint],
     scores: Scores,
     *,
-    method: Callable[[str], str] = method_of,
+    method: Method = method_of,
 ) -> list[Round]:
     """One `Round` per budget of the policy's regime.
 
     Args:
         policy: the method, e.g. ``learned:builtin:tiny-full``. It is compared in the regime in which it has points.
         tuning: points of one task on validation problems, of all regimes.
-        testing: points of the dials chosen there, on test problems. Other dials do not take part.
+        testing: points of the dials chosen there (`to_be_tested`), on test problems. Other dials do not take part.
         scores: by the key of a setting on test problems, score by prompt.
         method: names the method of a spec, where one policy is to appear under several names.
 
-    Which method is the best heuristic is decided on the test problems, in its favour. "At any block length" means those
-    that were measured; there is no such rival if it was but one.
+    Every choice is made on validation problems, but for one rival that is chosen on the test problems, in its favour.
     """
     mine = [point for point in tuning if method(point.setting.sampler) == policy]
     if not mine:
         raise ValueError(f"no points of {policy!r} on validation problems")
-    home = regime(mine[0].setting)
+    home = mine[0].setting
     tested = {_spot(point): point for point in testing}
-    known = [point for point in tuning if _spot(point) in tested]
-    regimes = dict.fromkeys(regime(point.setting) for point in known)
     rounds = []
-    for budget in budgets_of(mine[0].setting.max_new_tokens, mine[0].setting.block_length):
-        by_regime: dict[str, dict[str, OperatingPoint]] = {home: {}}
-        for name in regimes:
-            chosen = dials_within([p for p in known if regime(p.setting) == name], budget, method)
-            by_regime[name] = {key: tested[_spot(p)] for key, p in chosen.items()}
-        point = by_regime[home].get(policy)
-        found = () if point is None else tuple(_rivals(point, policy, by_regime, home, scores))
-        rounds.append(Round(budget, point, found))
+    for budget in budgets_of(home.max_new_tokens, home.block_length):
+        known = [p for p in tuning if _spot(p) in tested and max(p.nfe_mean, tested[_spot(p)].nfe_mean) <= budget]
+        best = {name: tested[_spot(point)] for name, point in dials_within(known, budget, method).items()}
+        point = best.pop(policy, None)
+        found: Iterable[Rival] = ()
+        if point is not None:
+            found = _compared(point, _rivals(policy, best, known, tested, regime(home)), scores)
+        rounds.append(Round(budget, point, tuple(found)))
     return rounds
 
 
@@ -121,25 +145,32 @@ def _spot(point: OperatingPoint) -> tuple[str, int | None]:
     return point.setting.sampler, point.setting.block_length
 
 
+def _compared(point: OperatingPoint, rivals: Mapping[str, OperatingPoint], scores: Scores) -> Iterable[Rival]:
+    for role, rival in rivals.items():
+        yield Rival(role, rival, paired_comparison(scores[point.setting.key], scores[rival.setting.key]))
+
+
 def _rivals(
-    point: OperatingPoint, policy: str, by_regime: Mapping[str, Chosen], home: str, scores: Scores
-) -> Iterable[Rival]:
-    here = by_regime[home]
-    everywhere = [(name, p) for chosen in by_regime.values() for name, p in chosen.items()]
-    roles = {
-        HEURISTIC: [p for name, p in here.items() if _plain(name)],
-        **{name: [p] for name, p in here.items() if name.startswith(ORDERED)},
-        ANYWHERE: [p for name, p in everywhere if not is_learned(name)] if len(by_regime) > 1 else [],
-        **{name: [p] for name, p in here.items() if is_learned(name) and name != policy},
+    policy: str,
+    best: Mapping[str, OperatingPoint],
+    known: Sequence[OperatingPoint],
+    tested: Mapping[tuple[str, int | None], OperatingPoint],
+    home: str,
+) -> dict[str, OperatingPoint]:
+    """By role. ``best``: of each method on test problems. ``known``: points that keep to the budget, on validation."""
+    heuristics = [point for point in known if not is_learned(point.setting.sampler)]
+    here = [point for point in heuristics if regime(point.setting) == home]
+    shown = [tested[_spot(point)] for point in heuristics]
+    chosen = {
+        HEURISTIC: most_accurate(heuristics),
+        f"{HEURISTIC} in {home}": most_accurate(here),
+        AFTERWARDS: most_accurate(shown),
     }
-    for role, points in roles.items():
-        if points:
-            best = max(points, key=lambda p: p.accuracy)
-            yield Rival(role, best, paired_comparison(scores[point.setting.key], scores[best.setting.key]))
-
-
-def _plain(method: str) -> bool:
-    return not is_learned(method) and not method.startswith(ORDERED)
+    found = {role: tested[_spot(point)] for role, point in chosen.items() if point is not None}
+    found |= {name: point for name, point in best.items() if name.startswith(ORDERED)}
+    own = policy + SEED
+    found |= {name.replace(own, f"{TWIN}: "): point for name, point in best.items() if name.startswith(own)}
+    return found | {name: point for name, point in best.items() if is_learned(name) and SEED not in name}
 
 
 def contest_table(title: str, rounds: Sequence[Round]) -> str:
@@ -152,21 +183,33 @@ def contest_table(title: str, rounds: Sequence[Round]) -> str:
 
 
 def contest_summary(rows: Iterable[tuple[str, str, Round]]) -> str:
-    """Markdown: a line per policy, task and round, by policy; beside it the best heuristic of the same regime."""
-    heads = ["policy", "task", "most NFE", "accuracy (NFE)", "best heuristic", "lead"]
+    """Markdown: a line per policy, task and round, by policy; beside it the heuristics at the same budget."""
+    heads = ["policy", "task", "most NFE", "accuracy (NFE)", TWIN, HEURISTIC, "lead", AFTERWARDS, *map(code, ORDERED)]
     ordered = sorted(rows, key=lambda row: row[0])
-    return table(heads, [[f"`{name}`", task, f"{one.budget:g}", *_summed_up(one)] for name, task, one in ordered])
+    return table(heads, [[code(name), task, f"{one.budget:g}", *_summed_up(one)] for name, task, one in ordered])
 
 
 def _summed_up(one: Round) -> list[str]:
-    rival = one.against(HEURISTIC)
-    if one.point is None or rival is None:
-        return ["-", "-", "-"]
+    twins = ", ".join(_number(rival.point) for rival in one.rivals if rival.role.startswith(TWIN))
+    ordered = [next((r.point for r in one.rivals if r.role.startswith(rule)), None) for rule in ORDERED]
+    best, afterwards = one.against(HEURISTIC), one.against(AFTERWARDS)
     return [
-        f"{100 * one.point.accuracy:.1f} ({one.point.nfe_mean:.2f})",
-        f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) `{rival.point.setting.sampler}`",
-        lead_text(rival.comparison.difference, *rival.comparison.interval),
+        _number(one.point),
+        twins or "-",
+        "-" if best is None else f"{_number(best.point)} {_where(best.point)}",
+        "-" if best is None else lead_text(best.comparison.difference, *best.comparison.interval),
+        _number(None if afterwards is None else afterwards.point),
+        *map(_number, ordered),
     ]
+
+
+def _number(point: OperatingPoint | None) -> str:
+    return "-" if point is None else f"{100 * point.accuracy:.1f} ({point.nfe_mean:.2f})"
+
+
+def _where(point: OperatingPoint) -> str:
+    """Sampler and regime."""
+    return f"{code(label(point.setting))}, {regime(point.setting)}"
 
 
 def lead_text(difference: float, low: float, high: float) -> str:
@@ -185,5 +228,5 @@ def _shown(point: OperatingPoint | None) -> str:
 def _against(rival: Rival | None) -> str:
     if rival is None:
         return "-"
-    lead, name = lead_text(rival.comparison.difference, *rival.comparison.interval), label(rival.point.setting)
-    return f"{100 * rival.point.accuracy:.1f} ({rival.point.nfe_mean:.2f}) {code(name)}, lead {lead}"
+    lead = lead_text(rival.comparison.difference, *rival.comparison.interval)
+    return f"{_number(rival.point)} {_where(rival.point)}, lead {lead}"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "benchmarks").glob("*.py"))
@@ -25,6 +26,15 @@ def test_it_needs_no_neighbour_and_explains_itself(script, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("text", "work"),
+    [("so the answer is 4", "none"), ("3-2=1 total 0", "some"), ("3-2=1 and so 1-1=0 total 0", "all"), ("", "none")],
+)
+def test_the_work_of_a_sum_is_an_equation_for_every_operation(text, work):
+    """An answer that passes as worked out because it holds one equation."""
+    assert load("full_diffusion_failures").work_in(text, "3-2-1=") == work
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (
@@ -36,6 +46,7 @@ def test_it_needs_no_neighbour_and_explains_itself(script, monkeypatch, capsys):
             "denoiser 1.3 million parameters, policy 331,265; 16 rollouts of 4 positions",
         ),
         ("tiny_environment.py --limit 1", "| `left_to_right` | 100.0 ± 0.0 % @ 40.0 | 100.0 ± 0.0 % @ 40.0 |"),
+        ("full_diffusion_failures.py --limit 1", "| `entropy` | right | 1 | 50 % | 1 | 0 | 0 |"),
         ("bench_generate.py --tables loops --models a --batches 1 --rules threshold", "threshold"),
     ],
     ids=lambda value: value.partition(".")[0],

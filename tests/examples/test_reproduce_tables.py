@@ -51,7 +51,7 @@ def test_a_readme_without_marks_is_refused_before_the_hours_of_a_run(script, tmp
 
 # ------------------------------------------------------------------------------------------- whole runs, in small
 
-SMALL = {"problems": 4, "validation": 3, "dials": 2, "stride": 4, "parts": (4, 1)}
+SMALL = {"problems": 4, "validation": 3, "stride": 4, "parts": (4, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_run_writes_tables_reports_and_dials(finished):
         assert {len(point.seeds) for point in points if not point.setting.sampler.startswith("random")} == {1}
         assert {point.setting.dataset for point in points} == {f"tiny:{task}:test"}
     dials = json.loads((out / "dials.json").read_text())
-    assert all(1 <= len(kept) <= 2 for rules in dials["chosen"].values() for kept in rules.values())
+    assert all(1 <= len(kept) <= 5 for rules in dials["chosen"].values() for kept in rules.values())
 
 
 @pytest.mark.slow

@@ -1,0 +1,73 @@
+"""The script behind the comparison of policies: a whole run of it in small, published beside itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from published_tables import checked_rows, summary_of
+from scripts import load, start
+
+from hf_unmask.policy.hub.folders import PACKAGED
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """With less to do, for a README and cards of its own."""
+    pytest.importorskip("moocore")
+    found = load("compare_policies")
+    plan = found.Plan(problems=2, validation=2, first=2, dials=1, stride=20)
+    for name, value in {"ROOT": tmp_path, "TASKS": ("mini_sudoku",), "PARTS": (4, 1), "Plan": lambda **_: plan}.items():
+        monkeypatch.setattr(found, name, value)
+    for name in ("examples", "model_cards"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def test_other_training_seeds_are_found_where_they_are_finished(script, tmp_path):
+    """A training under way that ends the comparison, or one that is taken for a policy of its own."""
+    shutil.copytree(PACKAGED / "tiny-speed", tmp_path / "seed" / "speed")
+    (tmp_path / "seed" / "full").mkdir()
+    sources = ["builtin:tiny-full", "builtin:tiny-speed"]
+    twins = script.twins(sources, [Path("seed"), Path("none")])
+    assert twins == {"seed/speed": "builtin:tiny-speed, training seed 1"}
+    run = script.Run(script.Plan(), tmp_path / "out", sources, "none", twins)
+    assert run.method("learned:seed/speed;speed=0.5") == "learned:builtin:tiny-speed, training seed 1"
+    dial = run.method("learned:seed/speed;beta=2.0;speed=0.5")
+    assert dial == "learned:builtin:tiny-speed, beta dial, training seed 1"
+    assert [cell.block_length for cell in run.cells("mini_sudoku")] == [6, None]
+    assert run.budgets("mini_sudoku") == [3, 4, 6]
+
+
+@pytest.mark.slow
+def test_a_run_publishes_one_comparison(script, tmp_path, monkeypatch, capsys):
+    shutil.copytree(PACKAGED / "tiny-speed", tmp_path / "seed" / "speed")
+    given = ["--quick", "--out", "out", "--seeds", "seed", "--conditioned", "none", "--publish"]
+    start(monkeypatch, script, *given)
+    readme = (tmp_path / "README.md").read_text("utf-8")
+    assert checked_rows(readme, tmp_path / "model_cards") == 12
+    assert "it covers the choice of prompts only" in readme
+    speed = [row for row in summary_of(readme) if row["policy"] == "`tiny-speed`"]
+    assert all(row["other training seeds"] == row["accuracy (NFE)"] for row in speed)  # the same weights here
+    found = json.loads((tmp_path / "out" / "policies.json").read_text("utf-8"))["tasks"]["mini_sudoku"]
+    blocks = {
+        rival["point"]["setting"]["block_length"]
+        for rounds in found.values()
+        for one in rounds
+        if "budget" in one
+        for rival in one["rivals"]
+        if rival["role"] == "best heuristic"
+    }
+    assert None in blocks  # for policies at home in blocks as well
+    said = capsys.readouterr().out
+    start(monkeypatch, script, *given)  # everything is there: the same again
+    again = capsys.readouterr().out
+    assert [line for line in again.splitlines() if line.startswith("|")] == [
+        line for line in said.splitlines() if line.startswith("|")
+    ]
