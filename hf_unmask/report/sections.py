@@ -36,10 +36,10 @@ def sections(contents: Contents, pictures: Sequence[bytes]) -> Iterator[Section]
 
 _BUDGET_NOTE = """L is the number of positions to fill; a budget is a limit on the mean number of forward passes
 (NFE) per answer. The second best is the best of the other methods: another dial of the same sampler is no rival.
-Differences are paired on the same prompts, with a 95 % bootstrap interval; the verdict follows the p-value, corrected
-by Holm's method over all comparisons of this table. Best and second are chosen on the prompts they are compared on, so
-small leads flatter the best. The last column asks what a heuristic reaches with the same budget if its block length is
-free."""
+Differences are paired on the same prompts, with a 95 % bootstrap interval over them; the verdict follows the p-value,
+corrected by Holm's method over all comparisons of this table. Best and second are chosen on the prompts they are
+compared on, so small leads flatter the best. The last column asks what a heuristic reaches with the same budget if its
+block length is free."""
 
 
 def _budgets(contents: Contents) -> Any:

@@ -15,7 +15,8 @@ from hf_unmask.results.records import OperatingPoint
 
 _ANYWHERE = "best heuristic at any block length"
 _NOTE = """Accuracy in %, in round brackets mean forward passes per answer (NFE), in square brackets the 95 % bootstrap
-interval. A budget is a limit on the mean NFE. Verdicts: paired on the same prompts, corrected by Holm's method."""
+interval over prompts; it says nothing about other trainings. A budget is a limit on the mean NFE. Verdicts: paired on
+the same prompts, corrected by Holm's method."""
 
 
 def tables(contents: Contents) -> str:
