@@ -76,8 +76,8 @@ class Plan:
     """How much is run."""
 
     problems: int = 500  # per task, of "test"
-    validation: int = 200  # per task, of "validation"
-    first: int = 12  # of them, to see what dials spend
+    validation: int = 120  # per task, of "validation"
+    first: int = 8  # of them, to see what dials spend
     dials: int = 3  # candidates of each family in each range between two budgets
     stride: int = 1  # every how many-th dial of a ladder is looked at
 
