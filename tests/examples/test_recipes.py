@@ -39,6 +39,7 @@ def test_recipes_of_the_shipped_policies_are_understood(name: str) -> None:
     assert {expert.block_length for expert in experts} <= ({10} if args.block_length else {10, None})
 
 
+@pytest.mark.slow
 def test_the_tiny_recipe_trains_goes_on_and_is_fine_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def tiny_llada(folder: Path, output: Path) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_the_llada_recipe_runs_and_goes_on(llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script, output = load("train_policy_llada"), tmp_path / "run"
     given = [*tiny_llada(llada, output), "--per_device_train_batch_size", "16"]

@@ -96,6 +96,7 @@ def test_num_return_sequences_equals_alone(model64, name):
     assert [together[i] for i in (0, 3, 6)] == run(model64, rows, sampler, temperature=0.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [ThresholdSampler(0.4), RandomSampler(2), ConfidenceSampler(2), learned("canvas", dtype=torch.float32)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from evaluation_run import ROWS, tiny_tokenizer
+from helpers import slow
 
 from hf_unmask.generation.loop import generate
 from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig
@@ -53,11 +54,11 @@ def mean_nfe(model, sampler, prompts, seed=0, **options):
 def test_logits_change_with_speed_at_beta_one(conditioned):
     """Otherwise the dial would be beta under another name."""
     seen = torch.rand(3, 6, 1), torch.ones(3, 6, dtype=torch.bool), torch.zeros(3)
-    slow, middle, fast = (conditioned(*seen, speed=torch.full((3,), speed)) for speed in (0.0, 0.5, 1.0))
-    assert (fast - middle).min() > 1 and (middle - slow).min() > 1
+    low, middle, high = (conditioned(*seen, speed=torch.full((3,), speed)) for speed in (0.0, 0.5, 1.0))
+    assert (high - middle).min() > 1 and (middle - low).min() > 1
 
 
-@pytest.mark.parametrize("target, options", [(5.0, {}), (11.0, {}), (9.0, {"block_length": 8})])
+@pytest.mark.parametrize("target, options", [slow(5.0, {}), slow(11.0, {}), (9.0, {"block_length": 8})])
 def test_speed_meets_the_target(model, conditioned, prompts, target, options):
     sampler = LearnedUnmaskingSampler(conditioned, policy_temperature=0.9)
     found = sampler.calibrate(
@@ -70,7 +71,7 @@ def test_speed_meets_the_target(model, conditioned, prompts, target, options):
     assert mean_nfe(model, found, prompts, seed=1, **options) == pytest.approx(target, rel=0.15)
 
 
-@pytest.mark.parametrize("target", [2.5, 6.0, 20.0])
+@pytest.mark.parametrize("target", [slow(2.5), 6.0, slow(20.0)])
 def test_beta_meets_the_target(model, plain, prompts, target):
     encoded = tiny_tokenizer()(prompts, return_tensors="pt", padding=True, padding_side="left")
     found = LearnedUnmaskingSampler(plain).calibrate(
@@ -114,7 +115,7 @@ def test_gaps_are_rows_of_their_own(model, plain):
     assert output.nfe.double().mean() == pytest.approx(4, rel=0.1)
 
 
-@pytest.mark.parametrize("target, reached", [(30.0, r"`speed` gives \d\.\d+ to 2\d\.\d+ "), (1.0, "`speed` gives")])
+@pytest.mark.parametrize("target, reached", [slow(30.0, r"`speed` gives \d\.\d+ to 2\d\.\d+ "), (1.0, "`speed` gives")])
 def test_a_target_beyond_the_ends_of_speed_names_the_range(model, conditioned, prompts, target, reached):
     with pytest.raises(ValueError, match=f"out of reach.*{reached}"):
         LearnedUnmaskingSampler(conditioned).calibrate(

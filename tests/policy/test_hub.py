@@ -684,11 +684,13 @@ def check_push(
     assert value(done["again"])["commit"] == repository.refs["main"] == repository.refs[tag_of(new)] == later[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "kind"), PULL)
 def test_a_fault_in_a_pull(faults, stage, kind):
     check_pull(faults["pull", stage, kind][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "kind"), PULL)
 def test_a_fault_in_an_update_leaves_the_older_policy_usable(faults, stage, kind):
     done, old, new = faults["update", stage, kind][1], digest(policy_of(**FIRST)), digest(policy_of(**SECOND))
@@ -700,6 +702,7 @@ def test_a_fault_in_an_update_leaves_the_older_policy_usable(faults, stage, kind
     assert value(done["again"])["digest"] == new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "kind"), PUSH)
 def test_a_fault_in_a_push(hub, faults, first, second, stage, kind):
     repo, done = faults["push", stage, kind]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import slow
 
 from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.policy.card.seal import is_rendered
@@ -51,10 +52,12 @@ def test_the_record_says_what_it_was_trained_for(name):
     ("spec", "block_length", "least", "most"),
     [
         # heuristics in full diffusion: 68 % with 4.0 forward passes, 82 % with 4.9 and, on all problems, 92 % with 6.6
-        ("tiny-speed;speed=0.75", None, 0.8, 4.0),
-        ("tiny-speed;speed=0.25", None, 0.93, 9.0),
+        slow("tiny-speed;speed=0.75", None, 0.8, 4.0),
+        slow("tiny-speed;speed=0.25", None, 0.93, 9.0),
         ("tiny-full", None, 0.92, 6.5),
-        ("tiny-semi-ar;speed=0.75;policy_temperature=0.5", 10, 0.8, 6.6),  # heuristics: 72 % with 5.9, 87 % with 7.3
+        slow(
+            "tiny-semi-ar;speed=0.75;policy_temperature=0.5", 10, 0.8, 6.6
+        ),  # heuristics: 72 % with 5.9, 87 % with 7.3
         ("tiny-block;speed=0.75;policy_temperature=0.5", 10, 0.85, 8.2),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,6 +26,12 @@ from hf_unmask.samplers import (
     Sampler,
     ThresholdSampler,
 )
+
+
+def slow(*values: Any) -> Any:
+    """A case of a test that stands for others which are quick."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
 
 #: One sampler per class, with settings at which random distributions open sometimes one and sometimes more positions.
 ALL_SAMPLERS: dict[str, Sampler] = {

@@ -272,8 +272,14 @@ WATCHING = {
 }
 
 
-@pytest.mark.parametrize("watching", WATCHING)
-@pytest.mark.parametrize("expert", EXPERTS)
+#: Slow: rules that read the same as others do.
+PAIRS = [
+    pytest.param(expert, watching, marks=[pytest.mark.slow] if expert in ALL_SAMPLERS and number % 3 else [])
+    for number, (expert, watching) in enumerate(itertools.product(EXPERTS, WATCHING))
+]
+
+
+@pytest.mark.parametrize(("expert", "watching"), PAIRS)
 def test_an_expert_gets_what_it_would_get_alone(denoiser64, watching, expert):
     """An expert that reads other quantities, another number of probabilities or another window than the policy that
     watches it, and fails or decides otherwise for that; a policy that is shown what the expert reads."""
