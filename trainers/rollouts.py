@@ -14,6 +14,7 @@ from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.generation.ties import descending
 from hf_unmask.policy.decision import distribution, from_logits, needs_of, open_one_if_none
 from hf_unmask.policy.model import UnmaskingPolicy, require_finite
 from hf_unmask.samplers.base import Sampler
@@ -110,7 +111,7 @@ class RecordingSampler(Sampler):
 
 def _ranked(opened: Tensor, confidence: Tensor) -> Tensor:
     """An unordered opening as an action: the most confident first. Both [R, W] -> [R, W] long."""
-    order = confidence.masked_fill(~opened, -1.0).argsort(dim=-1, descending=True, stable=True)
+    order = descending(confidence.masked_fill(~opened, -1.0))
     ranks = torch.arange(1, opened.shape[-1] + 1, device=opened.device).expand_as(order)
     return torch.zeros_like(order).scatter(-1, order, ranks) * opened
 

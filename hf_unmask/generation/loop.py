@@ -48,6 +48,9 @@ def generate(
 ) -> Tensor | UnmaskOutput:
     """Fill masked positions with a diffusion language model, in the order a sampler chooses.
 
+    A row's result depends on its prompt and seed, not on the rows beside it. In float64 that is exact; in float32 it
+    holds up to decisions closer than 1e-4, which the shape of a batch may round either way.
+
     Args:
         model: a model that an adapter covers (see ``Denoiser.from_model``), or a ``Denoiser``.
         input_ids: [B, P] long; prompts of unequal length are padded on either side. P may be 0.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_unmask.generation.step import Needs, Quantity
+from hf_unmask.generation.ties import descending, first_largest, slack
 
 #: From this vocabulary on, maxima are searched in two stages: the CPU's search with indices is not vectorised.
 _WIDE = 4096
@@ -100,10 +101,13 @@ class TokenDraw:
         """logits [n, V] float, noise [n] uniform -> [n] long, by inverting the cumulative distribution."""
         logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            logits = logits.masked_fill(logits < logits.topk(self.top_k, dim=-1).values[..., -1:], -math.inf)
+            least = logits.topk(self.top_k, dim=-1).values[..., -1:] - slack(logits.dtype)
+            logits = logits.masked_fill(logits < least, -math.inf)
         if self.top_p is None or self.top_p >= 1.0:
             return _invert(logits.softmax(-1), noise)
-        probs, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        probs = logits.softmax(-1)
+        order = descending(probs)
+        probs = probs.gather(-1, order)
         # a token stays while the mass before it is below top_p, so the first always stays
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= self.top_p, 0.0)
         return order.gather(-1, _invert(probs, noise)[..., None])[..., 0]
@@ -178,6 +182,9 @@ def _read(logits: Tensor, needs: Needs, draw: TokenDraw, noise: Tensor | None, b
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The largest logit and its first index, both [n]; NaN where there is one."""
     size = logits.shape[-1]
+    if logits.dtype == torch.float64:
+        leader = first_largest(logits)
+        return logits.gather(-1, leader[:, None])[:, 0], leader
     if logits.device.type != "cpu" or size < _WIDE:
         found = logits.max(-1)
         return found.values, found.indices

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_unmask.generation.step import Needs, Noise, Quantity
+from hf_unmask.generation.ties import first_largest
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.distribution import BernoulliUnmask, PlackettLuceUnmask, UnmaskDistribution
 from hf_unmask.policy.model import UnmaskingPolicy
@@ -70,7 +71,7 @@ def open_one_if_none(chosen: Tensor, eligible: Tensor, logits: Tensor) -> Tensor
     """
     # The clamp keeps an eligible -inf above every ineligible position.
     score = logits.clamp(min=torch.finfo(logits.dtype).min).masked_fill(~eligible, -math.inf)
-    best = torch.zeros_like(eligible).scatter(-1, score.argmax(-1, keepdim=True), True)
+    best = torch.zeros_like(eligible).scatter(-1, first_largest(score)[..., None], True)
     return (chosen & eligible) | (best & eligible & ~(chosen & eligible).any(-1, keepdim=True))
 
 

@@ -17,6 +17,7 @@ from hf_unmask.generation.custom_generate import PREPARED, as_passed, asked_rows
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import StepEvent, UnmaskOutput
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.generation.ties import descending, first_largest
 from hf_unmask.results.spec_text import quoted
 
 
@@ -151,7 +152,7 @@ def top(score: Tensor, eligible: Tensor, count: Tensor | int) -> Tensor:
 
     score [B, W] float, eligible [B, W] bool, count [B] long or int -> [B, W] bool.
     """
-    order = score.masked_fill(~eligible, -math.inf).argsort(dim=-1, descending=True, stable=True)
+    order = descending(score.masked_fill(~eligible, -math.inf))
     limit = count if isinstance(count, int) else count[:, None]
     rank_open = torch.arange(score.shape[-1], device=score.device) < limit
     chosen = torch.zeros_like(eligible).scatter(-1, order, rank_open.expand_as(order))
@@ -164,6 +165,6 @@ def at_least_one(chosen: Tensor, eligible: Tensor, by: Tensor) -> Tensor:
     chosen, eligible [B, W] bool, by [B, W] float -> [B, W] bool. Rows without an eligible position stay empty.
     """
     chosen = chosen & eligible
-    best = torch.where(eligible, by, -math.inf).argmax(-1, keepdim=True)  # the first of equals
+    best = first_largest(torch.where(eligible, by, -math.inf))[..., None]
     fallback = eligible > chosen.any(-1, keepdim=True)  # as `eligible & ~...`
     return chosen.scatter(-1, best, (chosen | fallback).gather(-1, best))

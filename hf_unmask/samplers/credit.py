@@ -9,6 +9,7 @@ import torch
 
 from hf_unmask.denoisers.values import require
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.generation.ties import first_largest
 from hf_unmask.samplers.base import Sampler, at_least_one
 
 
@@ -46,10 +47,10 @@ class CreditSampler(Sampler):
         del noise
         fresh = (step.block_steps == 0)[:, None, None]
         credit = torch.zeros_like(step.probs) if state is None else (self.beta * state).masked_fill(fresh, 0.0)
-        leader = step.probs.max(dim=-1, keepdim=True)
-        credit = credit.scatter_add(-1, leader.indices, leader.values**self.gamma)
+        leader = first_largest(step.probs)[..., None]
+        credit = credit.scatter_add(-1, leader, step.probs.gather(-1, leader) ** self.gamma)
         raised = step.probs * (credit + 1) ** self.alpha  # softmax(log p + alpha log(C + 1)) before its normalisation
-        best = raised.max(dim=-1)
-        confidence = best.values / raised.sum(-1)
+        best = first_largest(raised)
+        confidence = raised.gather(-1, best[..., None])[..., 0] / raised.sum(-1)
         opened = at_least_one(confidence >= self.threshold, step.eligible, by=confidence)
-        return Selection(opened, credit, tokens=best.indices)
+        return Selection(opened, credit, tokens=best)

@@ -10,6 +10,7 @@ import torch
 
 from hf_unmask.denoisers.values import require
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.generation.ties import descending
 from hf_unmask.samplers.base import Sampler
 
 
@@ -35,9 +36,11 @@ class EntropyBoundSampler(Sampler):
 
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         del noise
-        ranked = step.entropy.masked_fill(~step.eligible, math.inf).sort(dim=-1, stable=True)
+        entropy = step.entropy.masked_fill(~step.eligible, math.inf)
+        order = descending(-entropy)
+        ranked = entropy.gather(-1, order)
         # In ascending order the largest of the first k is the k-th, so the first always passes. Ineligible ones give
         # inf - inf, which never does.
-        passed = ranked.values.cumsum(-1) - ranked.values <= self.gamma
-        chosen = torch.zeros_like(step.eligible).scatter(-1, ranked.indices, passed)
+        passed = ranked.cumsum(-1) - ranked <= self.gamma
+        chosen = torch.zeros_like(step.eligible).scatter(-1, order, passed)
         return Selection(chosen, state)

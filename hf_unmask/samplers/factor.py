@@ -10,6 +10,7 @@ import torch
 
 from hf_unmask.denoisers.values import require
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
+from hf_unmask.generation.ties import descending
 from hf_unmask.samplers.base import Sampler, at_least_one
 
 
@@ -35,9 +36,10 @@ class FactorSampler(Sampler):
 
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         del noise
-        ranked = step.confidence.masked_fill(~step.eligible, -math.inf).sort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(1, ranked.values.shape[-1] + 1, device=ranked.values.device)
+        confidence = step.confidence.masked_fill(~step.eligible, -math.inf)
+        order = descending(confidence)
+        rank = torch.arange(1, order.shape[-1] + 1, device=order.device)
         # The bound grows with the rank while confidence falls, so what passes is a prefix.
-        passed = ranked.values >= 1 - self.factor / (rank + 1).to(ranked.values.dtype)
-        chosen = torch.zeros_like(step.eligible).scatter(-1, ranked.indices, passed)
+        passed = confidence.gather(-1, order) >= 1 - self.factor / (rank + 1).to(confidence.dtype)
+        chosen = torch.zeros_like(step.eligible).scatter(-1, order, passed)
         return Selection(at_least_one(chosen, step.eligible, by=step.confidence), state)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
-from batches import SAMPLERS, learned, prompts, run
-from models import VOCAB
+from batches import SAMPLERS, learned, pad, prompts, run
+from models import PAD, VOCAB
 
 from hf_unmask import generate
+from hf_unmask.generation.reading import TokenDraw, read
+from hf_unmask.generation.step import Needs
+from hf_unmask.generation.ties import descending, first_largest
 from hf_unmask.samplers import ConfidenceSampler, RandomSampler, ThresholdSampler
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
@@ -72,6 +78,44 @@ def test_guided_row_does_not_depend_on_its_batch(model64, name):
     rows, options = prompts(4), {"guidance_scale": 1.7, "temperature": 0.8}
     alone = [run(model64, [row], SAMPLERS[name], **options)[0] for row in rows]
     assert run(model64, rows, SAMPLERS[name], side="right", **options) == alone
+
+
+@pytest.mark.parametrize("every", ["position filled", "prompt masked"])
+def test_rows_of_nothing_but_masks_do_not_depend_on_their_batch(models64, every):
+    """Prevents ties by symmetry that the rounding of a batch's shape decides: ModernBERT sees relative positions only,
+    so that all positions of such a row are alike."""
+    rows = [torch.arange(3, 3 + length) for length in (11, 5, 8)]
+    filled = every == "position filled"
+
+    def fields(rows, sampler):
+        ids, mask = pad(rows)
+        options = {"fill_mask": mask.bool(), "max_new_tokens": 0} if filled else {"guidance_scale": 0.0}
+        out = generate(
+            models64["modernbert"], ids, sampler=sampler, attention_mask=mask, return_dict_in_generate=True,
+            **{"max_new_tokens": 9, "block_length": "full", "pad_token_id": PAD, **options}
+        )  # fmt: skip
+        real = [torch.cat([row, row.new_ones(0 if filled else 9)]) > 0 for row in mask]
+        return [(out.sequences[i][keep].tolist(), out.step_map[i][keep].tolist()) for i, keep in enumerate(real)]
+
+    greedy = replace(learned("canvas"), greedy=True, beta=1e-3)  # opens its likeliest position
+    for name in ("confidence", "entropy", "margin", "factor", "entropy_bound", "klass", "credit", "greedy"):
+        sampler = SAMPLERS.get(name, greedy)
+        assert fields(rows, sampler) == [fields([row], sampler)[0] for row in rows], name
+
+
+def test_ties_go_to_the_first_and_only_they():
+    """Prevents rounding that decides between equals, and a rule that decides more than rounding would."""
+    values = torch.tensor([[0.3, 0.7, 0.1, 0.7, 0.3, -math.inf]], dtype=torch.float64)
+    noise = torch.tensor([[0.0, -1e-15, 0.0, 1e-15, 2e-15, 0.0]], dtype=torch.float64)
+    for rounding in (noise, -noise):
+        assert descending(values + rounding).tolist() == [[1, 3, 0, 4, 2, 5]]
+        assert first_largest(values + rounding).tolist() == [1]
+        wide = torch.zeros(1, 5000, dtype=torch.float64)
+        wide[0, [700, 4900]] = (values + rounding)[0, [1, 3]]
+        assert read([wide], Needs.of(), TokenDraw(), None, ()).proposal.tolist() == [700]
+    apart = values + 1e6 * noise
+    assert descending(apart).tolist() == [[3, 1, 4, 0, 2, 5]] and first_largest(apart).tolist() == [3]
+    assert descending(apart.float()).tolist() == apart.float().argsort(descending=True, stable=True).tolist()
 
 
 @pytest.mark.parametrize("name", ["threshold", "learned_block"])
