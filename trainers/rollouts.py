@@ -183,7 +183,7 @@ def roll_out(
     if isinstance(sampler, RecordingSampler):
         sampler = replace(sampler, records=[], block_length=block_length or denoiser.block_length)
     width, most = max(map(len, prompts)), max(positions)
-    pad_id, mask_id, device = denoiser.pad_token_id, denoiser.mask_token_id, denoiser.device
+    pad_id, mask_id, device = denoiser.filler_token_id, denoiser.mask_token_id, denoiser.device
     ids = [
         [pad_id] * (width - len(prompt)) + list(prompt) + [mask_id] * length + [pad_id] * (most - length)
         for prompt, length in zip(prompts, positions, strict=True)

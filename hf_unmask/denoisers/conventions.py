@@ -33,7 +33,7 @@ class Conventions:
 
     mask_token_id: int
     stop_token_ids: tuple[int, ...]
-    pad_token_id: int
+    pad_token_id: int | None  # None: nobody says, and no token of a prompt is taken for padding
     vocab_size: int
     shift: int  # 1 if the logits at position i - 1 predict position i
     attention: Attention
@@ -52,7 +52,9 @@ class Conventions:
     maskless: bool
 
     def __post_init__(self) -> None:
-        ids = {"mask_token_id": self.mask_token_id, "pad_token_id": self.pad_token_id}
+        ids = {"mask_token_id": self.mask_token_id}
+        if self.pad_token_id is not None:
+            ids["pad_token_id"] = self.pad_token_id
         ids |= {f"stop_token_ids[{i}]": token for i, token in enumerate(self.stop_token_ids)}
         for name, token in ids.items():
             if not 0 <= token_id(name, token) < self.vocab_size:
@@ -66,6 +68,14 @@ class Conventions:
         """What was settled about the model."""
         names = ("mask_token_id", "stop_token_ids", "pad_token_id", "shift", "attention", "block_length")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def filler_token_id(self) -> int:
+        """What makes rows equally long, behind an attention mask of 0 or behind the end of a text: the padding token,
+        else a stop token, as in transformers, else the mask token."""
+        if self.pad_token_id is not None:
+            return self.pad_token_id
+        return self.stop_token_ids[0] if self.stop_token_ids else self.mask_token_id
 
     @property
     def paddable(self) -> bool:
@@ -108,19 +118,17 @@ def settle(
     stops = _stops(sources, family, vocab_size) if stop_token_ids is None else stop_token_ids
     stops = tuple(dict.fromkeys(token_ids("stop_token_ids", stops)))
     if pad_token_id is None:
-        pad_token_id = _first(sources, "pad_token_id", stops[0] if stops else 0)
+        pad_token_id = _first(sources, "pad_token_id", None)
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
             f"the tokenizer knows {len(tokenizer)} tokens, the model {vocab_size}: they do not belong together"
         )
-    offset = 0
-    if getattr(config, "model_type", None) in OFFSET_POSITIONS:
-        offset = int(config.pad_token_id) + 1
+    offset = _position_offset(model, config)
     limit = getattr(config, "max_position_embeddings", None)
     return Conventions(
         mask_token_id=token_id("mask_token_id", mask_token_id),
         stop_token_ids=stops,
-        pad_token_id=token_id("pad_token_id", pad_token_id),
+        pad_token_id=None if pad_token_id is None else token_id("pad_token_id", pad_token_id),
         vocab_size=vocab_size,
         shift=family.shift if shift is None else shift,
         attention=family.attention if attention is None else attention,
@@ -178,6 +186,18 @@ def _stops(sources: tuple[Any, ...], family: Family, vocab_size: int) -> list[in
     found = _first(sources, "eos_token_id", None)
     named = [] if found is None else token_ids("eos_token_id", found)
     return [*named, *(token for token in family.stop_token_ids if token < vocab_size)]
+
+
+def _position_offset(model: nn.Module, config: Any) -> int:
+    """Position id of the first token."""
+    if getattr(config, "model_type", None) not in OFFSET_POSITIONS:
+        return 0
+    if config.pad_token_id is None:
+        raise ValueError(
+            f"{type(model).__name__} counts positions from behind `config.pad_token_id`, which is None: set it to what "
+            "the checkpoint was trained with"
+        )
+    return int(config.pad_token_id) + 1
 
 
 def _block_length(family: Family, config: Any, given: int | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Chat = Sequence[Mapping[str, str]]
@@ -16,7 +17,7 @@ def encode_prompts(
     """Left-padded ``input_ids`` [B, P] long and ``attention_mask`` [B, P] long.
 
     Args:
-        tokenizer: of the denoiser. Without a padding token its end-of-text token pads.
+        tokenizer: of the denoiser. Without a padding token its end-of-text token pads, without either the token 0.
         prompts: a text is one turn of the user; a chat is a list of ``{"role": ..., "content": ...}``.
         chat: wrap prompts in the tokenizer's chat template. None: if it has one.
         system: first turn of every prompt.
@@ -42,11 +43,21 @@ def encode_prompts(
     for place, text in enumerate(texts):
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"prompt {place} holds half a character, which is no UTF-8: {text!r}")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     # a template writes the special tokens itself
-    encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=not templated)
-    return {name: encoded[name].long() for name in ("input_ids", "attention_mask")}
+    rows = tokenizer(texts, add_special_tokens=not templated)["input_ids"]
+    known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None)
+    input_ids, attention_mask = left_padded(rows, next(known, 0))
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def left_padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
+    """Ids [B, P] long, with ``filler`` before shorter rows, and attention mask [B, P] long."""
+    width = max(map(len, rows))
+    ids = [[filler] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    shape = len(rows), width  # given because a list of empty rows has none
+    tokens, attended = (torch.tensor(each, dtype=torch.long).reshape(shape) for each in (ids, mask))
+    return tokens, attended
 
 
 def texts_of(tokenizer: Any, tokens: Tensor, stop_token_ids: Sequence[int]) -> list[str]:

@@ -144,7 +144,7 @@ def padding(case: Case) -> Finding:
     cut = whole.shape[1] // 3
     short, places = whole[:1, cut:], (case.places[:1] - cut).clamp(min=0)
     alone = denoiser(short, None, places).logits()
-    padded = torch.cat([whole[1:], torch.nn.functional.pad(short, (cut, 0), value=denoiser.pad_token_id)])
+    padded = torch.cat([whole[1:], torch.nn.functional.pad(short, (cut, 0), value=denoiser.filler_token_id)])
     attended = torch.ones_like(padded, dtype=torch.bool)
     attended[1, :cut] = False
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.denoisers.texts import text_length, texts_of
+from hf_unmask.denoisers.texts import left_padded, text_length, texts_of
 from hf_unmask.evaluation.planning import Unit, row_seed
 from hf_unmask.evaluation.problems import Problem
 from hf_unmask.evaluation.timing import Clock, TimedDenoiser, TimedSampler
@@ -76,7 +76,7 @@ class Worker:
         setting, draws = unit.task.setting, unit.task.draws
         rows = [unit.task.template.ids(self.tokenizer, problem.prompt) for problem in problems]
         seeds = [row_seed(unit.seed, problem.prompt_id, row % draws) for row, problem in enumerate(problems)]
-        ids, mask = _left_padded(rows, denoiser.pad_token_id, denoiser.device)
+        ids, mask = left_padded(rows, denoiser.filler_token_id)
         output = generate(
             denoiser,
             ids,
@@ -92,16 +92,6 @@ class Worker:
         if not isinstance(output, UnmaskOutput):
             raise TypeError(f"generate returned {type(output).__name__}, not an UnmaskOutput")
         return output
-
-
-def _left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids [B, P] long and attention mask [B, P] long."""
-    width = max(map(len, rows))
-    ids = [[pad] * (width - len(row)) + row for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    shape = len(rows), width  # given because a list of empty rows has none
-    tokens, attended = (torch.tensor(each, device=device, dtype=torch.long).reshape(shape) for each in (ids, mask))
-    return tokens, attended
 
 
 def _confidences(read: Tensor | None, step_map: Tensor) -> list[list[float | None] | None]:

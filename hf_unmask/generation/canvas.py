@@ -222,7 +222,7 @@ def _inputs(
     seed = seeds(config.seed, input_ids.shape[0], device)
     attention_mask = prompts.attention_mask
     if attention_mask is None:
-        attention_mask = _infer_attention(input_ids, config.pad_token_id, denoiser)
+        attention_mask = _infer_attention(input_ids, denoiser)
     attended = like("attention_mask", attention_mask, input_ids) != 0
     types = prompts.checked_types(denoiser, input_ids)
     refuse_size(denoiser, attended, config)
@@ -270,12 +270,21 @@ def _fill(denoiser: Denoiser, input_ids: Tensor, attended: Tensor, config: Unmas
     return torch.zeros_like(literal)
 
 
-def _infer_attention(input_ids: Tensor, pad_token_id: int | None, denoiser: Denoiser) -> Tensor:
-    """All ones, except padding where it can be told from text, as transformers' ``generate`` does."""
-    pad = denoiser.pad_token_id if pad_token_id is None else pad_token_id
-    if pad in denoiser.stop_token_ids or pad == denoiser.mask_token_id:
-        return torch.ones_like(input_ids)
-    return (input_ids != pad).long()
+def _infer_attention(input_ids: Tensor, denoiser: Denoiser) -> Tensor:
+    """All ones, except padding where it can be told from text, by the rules of transformers' ``generate``: there is a
+    padding token, and it ends no text (here: nor is it the mask token). A row alone has no padding to warn about."""
+    pad, stops = denoiser.pad_token_id, denoiser.stop_token_ids
+    same = [name for name, ids in (("stop", stops), ("mask", (denoiser.mask_token_id,))) if pad in ids]
+    if pad is not None and not same:
+        return (input_ids != pad).long()
+    if len(input_ids) > 1 and (same or stops):
+        why = f"the padding token {pad} is a {same[0]} token too" if same else "no padding token is known"
+        warnings.warn(
+            f"`attention_mask` was not passed with a batch of {len(input_ids)} prompts and cannot be inferred, because "
+            f"{why}: every token counts as text. If prompts are padded, pass attention_mask=...",
+            stacklevel=2,
+        )
+    return torch.ones_like(input_ids)
 
 
 def finished_pad(rows: Rows, behind: Tensor, pad_token_id: int) -> Rows:

@@ -55,7 +55,8 @@ def generate(
         model: a model that an adapter covers (see ``Denoiser.from_model``), or a ``Denoiser``.
         input_ids: [B, P] long; prompts of unequal length are padded on either side. P may be 0.
         sampler: decides which positions open at each step, e.g. ``ThresholdSampler(0.9)``.
-        attention_mask: [B, P], 0 at padding. None: padding is told by the padding token where that is unambiguous.
+        attention_mask: [B, P], 0 at padding. None: padding is told by the padding token, if one is known and is neither
+            a stop token nor the mask token. Else all is text, and a batch of several rows warns if that is in doubt.
         token_type_ids: [B, P], the segment of every token, for models that have such (BERT); new tokens are of that of
             the prompt's last one. None: all 0. So ``generate(model, **tokenizer(texts, ...), sampler=...)`` works.
         generation_config: options; a plain ``GenerationConfig`` is read as far as it applies.

@@ -32,8 +32,13 @@ class Stopping:
             raise ValueError(f"`stop_strings` {list(strings)} need the text: pass tokenizer=...")
         if config.stop_at_eos and not denoiser.stop_token_ids:
             raise ValueError("`stop_at_eos` is True but the model has no stop token: pass eos_token_id=...")
+        if strings and denoiser.pad_token_id is None and not denoiser.stop_token_ids:
+            raise ValueError(
+                f"what lies behind `stop_strings` {list(strings)} becomes padding, but the model has neither a padding "
+                "nor a stop token: pass pad_token_id=..."
+            )
         stops = denoiser.stop_token_ids if config.stop_at_eos else ()
-        return cls(denoiser.pad_token_id, stops, strings, tokenizer)
+        return cls(denoiser.filler_token_id, stops, strings, tokenizer)
 
     def apply(self, rows: Rows) -> Rows:
         """Finish the rows that have reached their end; what lies behind it becomes padding."""

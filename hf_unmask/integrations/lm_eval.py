@@ -33,11 +33,11 @@ from tqdm import tqdm
 
 from hf_unmask import __version__
 from hf_unmask.cli.terminal import load_model
-from hf_unmask.denoisers.texts import text_length, texts_of
+from hf_unmask.denoisers.texts import left_padded, text_length, texts_of
 from hf_unmask.evaluation.planning import as_block_lengths
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
-from hf_unmask.integrations.lm_eval_requests import Count, Job, cut, job_seed, line, padded, read_options
+from hf_unmask.integrations.lm_eval_requests import Count, Job, cut, job_seed, line, read_options
 from hf_unmask.samplers.specs import parse_sampler
 
 try:
@@ -247,11 +247,11 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
     def _answer(self, jobs: Sequence[Job], counts: dict[str, Count]) -> list[str]:
         """Texts of a batch; what it took is added to ``counts``."""
         first = jobs[0]
-        rows = [torch.tensor(job.ids, dtype=torch.long) for job in jobs]
+        ids, mask = left_padded([job.ids for job in jobs], self.adapter.filler_token_id)
         output = generate(
             self.adapter,
-            padded(rows, self.adapter.pad_token_id).to(self.device),
-            attention_mask=padded([torch.ones_like(row) for row in rows], 0).to(self.device),
+            ids,
+            attention_mask=mask,
             sampler=self.sampler,
             tokenizer=self.tokenizer,
             seed=torch.tensor([job.seed for job in jobs]),

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
 from hf_unmask.evaluation.planning import as_seeds, row_seed
 from hf_unmask.generation.fields import FOREIGN
 
@@ -88,11 +85,6 @@ def job_seed(seed: Any, occurrence: int) -> int:
     """Tells equal prompts apart, so that repeats differ and batches do not matter."""
     (number,) = as_seeds(seed)
     return row_seed(number, 0, occurrence)
-
-
-def padded(rows: list[Tensor], value: int) -> Tensor:
-    """[B, P], padded on the left."""
-    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
 
 
 def cut(text: str, until: Sequence[str]) -> str:

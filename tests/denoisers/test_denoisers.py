@@ -23,7 +23,7 @@ import hf_unmask
 from hf_unmask import Denoiser
 from hf_unmask.denoisers.families import FAMILIES
 from hf_unmask.generation.step import Needs, Selection
-from hf_unmask.samplers import EntropySampler, ThresholdSampler
+from hf_unmask.samplers import EntropySampler, LeftToRightSampler, ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [PAD, PAD, 9, 10], [PAD, 11, 12, 13]])
 REAL = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]])
@@ -96,7 +96,7 @@ def test_the_family_table_comes_last(build, model_type):
     (family,) = [family for family in FAMILIES if model_type in family.model_types]
     assert denoiser.mask_token_id == family.mask_token_id
     assert denoiser.stop_token_ids == family.stop_token_ids
-    assert denoiser.pad_token_id == family.stop_token_ids[0]
+    assert denoiser.pad_token_id is None and denoiser.filler_token_id == family.stop_token_ids[0]
     assert (denoiser.shift, denoiser.attention) == (family.shift, family.attention)
 
 
@@ -196,6 +196,52 @@ def test_ids_settled_explicitly_win_over_the_models_generation_config():
         hf_unmask.generate(denoiser, IDS, stop_at_eos=True, **OPTIONS)
     other = hf_unmask.generate(model, IDS, attention_mask=REAL, **OPTIONS)
     assert not torch.equal(other.sequences, expected.sequences)  # without the adapter it is 30
+
+
+def test_without_a_padding_id_every_token_is_text():
+    """Prevents prompt tokens from being taken for padding because an id was guessed, be it 0 or a stop token."""
+    known, model = tiny_bert(torch.float64), unset(tiny_bert(torch.float64), "pad_token_id", "eos_token_id")
+    ids, ones = torch.tensor([[PAD, 5, PAD, 6]]), torch.ones(1, 4, dtype=torch.long)
+    expected = hf_unmask.generate(known, ids, attention_mask=ones, **OPTIONS).sequences
+    cut = hf_unmask.generate(known, ids, **OPTIONS).sequences  # its config says that PAD pads
+    assert not torch.equal(cut[:, 4:], expected[:, 4:])
+    hf_unmask.attach(model, mask_token_id=MASK, shift=0, attention="2d")
+    assert model.generate.denoiser.pad_token_id is None and model.generate.denoiser.filler_token_id == MASK
+    assert torch.equal(model.generate(ids, **OPTIONS).sequences, expected)
+    both = model.generate(ids.expand(2, -1), **OPTIONS).sequences  # neither padding nor end is known: no doubt
+    assert torch.equal(both, expected.expand(2, -1))
+    assert torch.equal(model.generate(ids, pad_token_id=PAD, **OPTIONS).sequences, cut)
+    for option in ({"eos_token_id": 40}, {"eos_token_id": PAD}):
+        assert torch.equal(model.generate(ids, **option, **OPTIONS).sequences, expected)
+    ends = hf_unmask.Denoiser.from_model(known, pad_token_id=None, stop_token_ids=[PAD])
+    assert torch.equal(hf_unmask.generate(ends, ids, eos_token_id=40, pad_token_id=40, **OPTIONS).sequences, expected)
+    with pytest.raises(ValueError, match=r"'w'\] becomes padding, but .* neither .*: pass pad_token_id=..."):
+        model.generate(ids, stop_strings="w", tokenizer=FakeTokenizer(), **OPTIONS)
+    stop = int(expected[0, 4])
+    ended = model.generate(
+        ids, stop_at_eos=True, eos_token_id=[stop, 40], **{**OPTIONS, "sampler": LeftToRightSampler()}
+    )
+    assert ended.sequences[0, 4:].tolist() == [stop] * 9  # as in transformers, the first stop token pads
+
+
+@pytest.mark.parametrize(
+    "ids, reason",
+    [
+        ({"pad_token_id": EOS}, f"the padding token {EOS} is a stop token too"),
+        ({"pad_token_id": MASK}, f"the padding token {MASK} is a mask token too"),
+        ({}, "no padding token is known"),
+    ],
+)
+def test_padding_that_cannot_be_told_is_text_and_warns(ids, reason):
+    """Prevents silence where transformers warns, and stop tokens that are cut from a prompt."""
+    model = unset(tiny_bert(torch.float64), "pad_token_id")
+    prompts = torch.tensor([[EOS, 5, 6], [7, EOS, 8]])
+    options = {**OPTIONS, **ids}
+    expected = hf_unmask.generate(model, prompts, attention_mask=torch.ones_like(prompts), **options)
+    with pytest.warns(UserWarning, match=rf"`attention_mask` was not passed .* 2 prompts .* {reason}:") as warned:
+        found = hf_unmask.generate(model, prompts, **options)
+    assert len(warned) == 1 and torch.equal(found.sequences, expected.sequences)
+    hf_unmask.generate(model, prompts[:1], **options)  # a row alone is not padded
 
 
 def test_same_as():
@@ -357,7 +403,7 @@ def test_a_model_without_hidden_states_says_so():
     with pytest.raises(ValueError, match="Blind returns no hidden states"):
         hf_unmask.generate(denoiser, IDS[:1], **options)
     with pytest.raises(ValueError, match="Blind gives a padded row other logits than the row alone"):
-        hf_unmask.generate(denoiser, IDS, **options)  # it counts positions from the padding on
+        hf_unmask.generate(denoiser, IDS, attention_mask=REAL, **options)  # it counts positions from the padding on
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -35,6 +35,15 @@ def test_plain_texts_are_padded_on_the_left(tokenizer):
     assert [text[-4:] for text in texts(tokenizer, encoded)] == ["1+2=", "4+5="]
 
 
+def test_what_pads_changes_no_tokenizer(tokenizer):
+    """Prevents a padding token that stays in the caller's tokenizer, and batches that cannot be made without one."""
+    for end in (tokenizer.eos_token, None):
+        tokenizer.pad_token, tokenizer.eos_token = None, end
+        encoded = encode_prompts(tokenizer, ["1+2=", "1+2+3="])
+        assert encoded["attention_mask"][0].tolist() == [0, 0, 1, 1, 1, 1] and tokenizer.pad_token is None
+        assert encoded["input_ids"][0, 0] == (tokenizer.eos_token_id if end else 0)
+
+
 def test_a_template_is_used_if_there_is_one(tokenizer):
     """A chat model that is asked without its template, or with special tokens written twice."""
     tokenizer.chat_template = TEMPLATE
