@@ -287,8 +287,24 @@ def _infer_attention(input_ids: Tensor, denoiser: Denoiser) -> Tensor:
     return torch.ones_like(input_ids)
 
 
-def finished_pad(rows: Rows, behind: Tensor, pad_token_id: int) -> Rows:
-    """Write padding to the canvas positions ``behind`` [R, L], count them as decided, and finish their rows."""
+def begins_gap(rows: Rows) -> Tensor:
+    """[R, L] bool, canvas positions with other text, or nothing, right before them."""
+    return pad(rows.positions.diff(dim=1) != 1, (1, 0), value=True)
+
+
+def close(rows: Rows, behind: Tensor, pad_token_id: int, block_length: int) -> Rows:
+    """Write padding to the canvas positions ``behind`` [R, L] and count them as decided. Blocks in which nothing is
+    left to decide are passed over; rows in which none is left have finished."""
     write = torch.where(behind, pad_token_id - rows.canvas(), 0)
-    tokens = rows.tokens.scatter_add(1, rows.positions, write)
-    return replace(rows, tokens=tokens, masked=rows.masked & ~behind, finished=rows.finished | behind.any(-1))
+    masked = rows.masked & ~behind
+    left = masked & (torch.arange(masked.shape[1], device=masked.device) >= rows.start[:, None])
+    ahead = (left.int().argmax(-1) - rows.start) // block_length * left.any(-1)  # blocks
+    return replace(
+        rows,
+        tokens=rows.tokens.scatter_add(1, rows.positions, write),
+        masked=masked,
+        start=rows.start + ahead * block_length,
+        block_steps=rows.block_steps.masked_fill(ahead > 0, 0),
+        stale=rows.stale.masked_fill((write != 0).any(-1), NEVER),
+        finished=rows.finished | ~left.any(-1),
+    )

@@ -13,6 +13,7 @@ from hf_unmask.denoisers.values import is_number, is_whole, require_bool, requir
 from hf_unmask.generation.fields import FOREIGN, METADATA, asking, left_out, refuse_foreign_fields
 
 CacheMode = Literal["prefix", "dual"]
+StopEnds = Literal["gap", "row"]
 #: Options and their defaults. ``None`` means "take it from the model, or do without".
 DEFAULTS: dict[str, Any] = {
     "max_new_tokens": None,
@@ -25,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "suppress_tokens": None,
     "stop_at_eos": False,
     "stop_strings": None,
+    "stop_ends": "gap",
     "num_return_sequences": 1,
     "seed": 0,
     "fill_mask": None,
@@ -69,9 +71,13 @@ class UnmaskingGenerationConfig(GenerationConfig):
             prompt masked in the unconditional pass; two forward passes a step. None or 1: off. LLaDA's ``cfg_scale``
             is this minus one.
         suppress_tokens: token ids that are never written, besides the mask token.
-        stop_at_eos: finish a row once a stop token is committed and everything before it is open; what lies behind
-            becomes padding.
-        stop_strings: the same for strings (one or a list; pass ``tokenizer=`` to ``generate``).
+        stop_at_eos: end a gap once a stop token is committed and everything before it there is open; what lies behind
+            becomes padding. New tokens are one gap, with positions to fill right before them; a row whose gaps have
+            ended or are full has finished.
+        stop_strings: the same for strings (one or a list; pass ``tokenizer=`` to ``generate``). They are looked for in
+            what is written into one gap.
+        stop_ends: what a stop token or string ends, its ``"gap"`` or the whole ``"row"``: then everything before it in
+            the row must be open, and all later gaps and new tokens become padding.
         num_return_sequences: continuations per prompt, each with its own randomness.
         seed: an int, or a long tensor with one per prompt.
         fill_mask: bool tensor of the prompt's shape, True where a position is to be filled.
@@ -110,6 +116,7 @@ class UnmaskingGenerationConfig(GenerationConfig):
     fill_mask: Tensor | None
     mask_token_id: int | None
     stop_at_eos: bool
+    stop_ends: StopEnds
     output_trajectory: bool
     slots: int | None
     whole_blocks: bool | None
@@ -135,6 +142,8 @@ class UnmaskingGenerationConfig(GenerationConfig):
             return  # called by the parent's constructor, before our options are set
         refuse_foreign_fields(vars(self))
         _check_kinds(self)
+        if self.stop_ends not in get_args(StopEnds):
+            raise ValueError(f"`stop_ends` must be 'gap' or 'row', got {self.stop_ends!r}")
         if self.cache not in (None, "off", *get_args(CacheMode)):
             raise ValueError(f"`cache` must be 'prefix', 'dual', 'off' or None, got {self.cache!r}")
         if self.cache_refresh is not None and self.cache in (None, "off"):

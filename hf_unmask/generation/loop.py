@@ -60,8 +60,8 @@ def generate(
         token_type_ids: [B, P], the segment of every token, for models that have such (BERT); new tokens are of that of
             the prompt's last one. None: all 0. So ``generate(model, **tokenizer(texts, ...), sampler=...)`` works.
         generation_config: options; a plain ``GenerationConfig`` is read as far as it applies.
-        streamer: ``put`` / ``end`` of transformers' streamers and, if it has it, ``put_draft`` with the whole canvas
-            after each step. One row only.
+        streamer: ``put`` / ``end`` of transformers' streamers and, if it has it, ``put_draft`` with what may still
+            change after each step. One row only. The text comes in its order, with what lies between gaps.
         on_step: called after each step with a `StepEvent`.
         tokenizer: needed for ``stop_strings``, and asked for ids that the model does not know.
         **options: fields of `UnmaskingGenerationConfig`; they win over ``generation_config``, which wins over the
@@ -84,7 +84,7 @@ def generate(
             options,
         )
         recording = Recording(rows, layout.canvas, streamer, on_step, config.output_trajectory)
-        recording.start(layout.restore(rows.tokens)[:, : input_ids.shape[1]])
+        recording.start(rows, layout)
         pool = Pool(rows, run, recording)
         while not pool.empty:
             pool.turn()

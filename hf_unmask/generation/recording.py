@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hf_unmask.generation.advancing import Made
-from hf_unmask.generation.canvas import Rows
+from hf_unmask.generation.canvas import Layout, Rows
 from hf_unmask.generation.output import StepEvent, Trajectory
 
 
@@ -33,12 +32,16 @@ class Recording:
         self.width = width
         self.start_canvas = rows.canvas()[:, :width]
         self.start_masked = rows.masked[:, :width]
-        self.sent = 0  # canvas positions that the streamer has for good
+        self.sent = 0  # tokens of the text that the streamer has for good
 
-    def start(self, prompt: Tensor) -> None:
-        """prompt [B, P] long."""
-        if self.streamer is not None:
-            self.streamer.put(prompt.cpu())
+    def start(self, rows: Rows, layout: Layout) -> None:
+        """Stream what lies before the first position to fill; from there on the text follows as it is decided."""
+        if self.streamer is None:
+            return
+        whole, filled = layout.restore(rows.tokens), rows.positions[0, : int(rows.length[0])]
+        first = int(layout.source[0, filled[0]]) if len(filled) else whole.shape[1]
+        self.streamer.put(whole[:, :first].cpu())
+        self.sent = int(rows.attended[0, : filled[0]].sum()) if len(filled) else whole.shape[1]
 
     def step(self, before: Rows, after: Rows, made: Made) -> None:
         """After a step. Rows that had finished before it are left out."""
@@ -82,11 +85,12 @@ class Recording:
         return Trajectory(tokens.gather(1, last), masked.gather(1, last), confidence)
 
     def _stream(self, rows: Rows) -> None:
-        canvas, length = rows.canvas()[0].cpu(), min(int(rows.length[0]), self.width)
-        undecided = rows.masked[0].cpu().nonzero()[:, 0]
-        decided = min(int(undecided[0]), length) if len(undecided) else length
+        text = rows.tokens[0, rows.attended[0]].cpu()
+        undecided = rows.positions[0, rows.masked[0]].cpu() - (rows.tokens.shape[1] - len(text))
+        end = len(text) - max(int(rows.length[0]) - self.width, 0)
+        decided = min(int(undecided[0]), end) if len(undecided) else end
         if decided > self.sent:
-            self.streamer.put(canvas[self.sent : decided])
+            self.streamer.put(text[self.sent : decided])
             self.sent = decided
-        if decided < length and hasattr(self.streamer, "put_draft"):
-            self.streamer.put_draft(canvas[decided:length])
+        if decided < end and hasattr(self.streamer, "put_draft"):
+            self.streamer.put_draft(text[decided:end])

@@ -82,7 +82,7 @@ def prepare(
         draw=TokenDraw(config.token_temperature, config.top_k, config.top_p),
         banned=banned,
         guidance_scale=1.0 if config.guidance_scale is None else float(config.guidance_scale),
-        stopping=Stopping.from_config(denoiser, config, tokenizer),
+        stopping=Stopping.from_config(denoiser, config, tokenizer, block_length),
         slots=config.slots,
         check_every=config.check_every,
         cache=config.cache,

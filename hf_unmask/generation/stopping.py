@@ -1,29 +1,36 @@
-"""Early ends of a row: a committed stop token, or a stop string in the text."""
+"""Early ends: a committed stop token, or a stop string in the text. A text does not go on from one gap to the next."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.generation.canvas import Rows, finished_pad
-from hf_unmask.generation.configuration import UnmaskingGenerationConfig
+from hf_unmask.generation.canvas import Rows, begins_gap, close
+from hf_unmask.generation.configuration import StopEnds, UnmaskingGenerationConfig
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a row ends before its canvas is full. Off by default: it changes the number of forward passes."""
+    """When a gap ends before it is full, or a row. Off by default: it changes the number of forward passes."""
 
     pad_token_id: int
+    block_length: int
+    ends: StopEnds
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     tokenizer: Any = None
 
     @classmethod
-    def from_config(cls, denoiser: Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any) -> Stopping:
+    def from_config(
+        cls, denoiser: Denoiser, config: UnmaskingGenerationConfig, tokenizer: Any, block_length: int
+    ) -> Stopping:
         strings = config.stop_strings or ()
         strings = (strings,) if isinstance(strings, str) else tuple(strings)
         if not all(isinstance(string, str) and string for string in strings):
@@ -38,37 +45,44 @@ class Stopping:
                 "nor a stop token: pass pad_token_id=..."
             )
         stops = denoiser.stop_token_ids if config.stop_at_eos else ()
-        return cls(denoiser.filler_token_id, stops, strings, tokenizer)
+        return cls(denoiser.filler_token_id, block_length, config.stop_ends, stops, strings, tokenizer)
 
     def apply(self, rows: Rows) -> Rows:
-        """Finish the rows that have reached their end; what lies behind it becomes padding."""
+        """End the gaps, or rows, that have reached their end; what lies behind it there becomes padding."""
         if not self.stop_token_ids and not self.stop_strings:
             return rows
-        place = torch.arange(rows.masked.shape[1], device=rows.masked.device)
-        open_prefix = ((~rows.masked & rows.valid).long().cumprod(-1)).bool()
-        end = torch.full_like(rows.length, rows.masked.shape[1])  # first position behind the text
+        gaps = begins_gap(rows)
+        pieces = gaps if self.ends == "gap" else torch.zeros_like(gaps)  # a row is one piece
+        prefix = (_before(rows.masked, pieces) == 0) & ~rows.masked & rows.valid
         canvas = rows.canvas()
+        stop = torch.zeros_like(prefix)
         for token in self.stop_token_ids:
-            hit = open_prefix & (canvas == token)
-            end = torch.minimum(end, torch.where(hit, place + 1, end[:, None]).amin(-1))
+            stop |= prefix & (canvas == token)
         if self.stop_strings:
-            end = torch.minimum(end, self._string_ends(canvas, open_prefix.sum(-1), end))
-        behind = (place >= end[:, None]) & rows.valid
-        return finished_pad(rows, behind, self.pad_token_id)
+            stop |= self._string_ends(canvas, prefix, gaps)
+        return close(rows, (_before(stop, pieces) > 0) & rows.valid, self.pad_token_id, self.block_length)
 
-    def _string_ends(self, canvas: Tensor, prefix: Tensor, end: Tensor) -> Tensor:
-        """First position behind the earliest stop string of each row's open prefix; ``end`` where there is none."""
-        ends = end.tolist()
-        for row, (tokens, length) in enumerate(zip(canvas.tolist(), prefix.tolist(), strict=True)):
-            if not self._holds(tokens[:length]):
-                continue
-            low, high = 1, length  # the shortest prefix that holds one
-            while low < high:
-                middle = (low + high) // 2
-                low, high = (low, middle) if self._holds(tokens[:middle]) else (middle + 1, high)
-            ends[row] = min(ends[row], low)
-        return torch.tensor(ends, device=end.device)
+    def _string_ends(self, canvas: Tensor, prefix: Tensor, gaps: Tensor) -> Tensor:
+        """[R, L] bool, where the earliest stop string of each gap ends in its open prefix; gaps [R, L] bool, begins."""
+        ends = torch.zeros_like(prefix, device="cpu")
+        for row, values in enumerate(zip(canvas.tolist(), prefix.tolist(), gaps.tolist(), strict=True)):
+            tokens, is_open, begins = values
+            bounds = [*(place for place, begin in enumerate(begins) if begin), len(tokens)]
+            for first, behind in pairwise(bounds):
+                text = tokens[first : first + sum(is_open[first:behind])]
+                if text and self._holds(text):  # the shortest prefix that holds one
+                    ends[row, first + bisect_left(range(len(text)), True, key=partial(self._ends_by, text))] = True
+        return ends.to(prefix.device)
+
+    def _ends_by(self, text: list[int], place: int) -> bool:
+        return self._holds(text[: place + 1])
 
     def _holds(self, tokens: list[int]) -> bool:
         text = self.tokenizer.decode(tokens)
         return any(string in text for string in self.stop_strings)
+
+
+def _before(flags: Tensor, pieces: Tensor) -> Tensor:
+    """[R, L] long, how many flags lie before each position in its piece; both [R, L] bool, pieces: where one begins."""
+    before = flags.cumsum(-1) - flags.long()
+    return before - torch.where(pieces, before, 0).cummax(-1).values

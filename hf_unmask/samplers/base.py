@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from hf_unmask.denoisers.adapter import Denoiser
-from hf_unmask.generation.configuration import CacheMode, checked_kind
+from hf_unmask.generation.configuration import CacheMode, StopEnds, checked_kind
 from hf_unmask.generation.custom_generate import PREPARED, as_passed, asked_rows, own_mode, refuse_foreign, repeated
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import StepEvent, UnmaskOutput
@@ -78,6 +78,7 @@ class Sampler:
         seed: int | Tensor | None = None,
         fill_mask: Tensor | None = None,
         stop_at_eos: bool | None = None,
+        stop_ends: StopEnds | None = None,
         mask_token_id: int | None = None,
         output_trajectory: bool | None = None,
         slots: int | None = None,
@@ -127,6 +128,7 @@ class Sampler:
             seed=repeated(getattr(config, "seed", None) if seed is None else seed, repeats),
             fill_mask=repeated(getattr(config, "fill_mask", None) if fill_mask is None else fill_mask, repeats),
             stop_at_eos=stop_at_eos,
+            stop_ends=stop_ends,
             mask_token_id=mask_token_id,
             output_trajectory=output_trajectory,
             slots=slots,

@@ -238,6 +238,49 @@ def test_stop_strings_span_tokens(model64, tokenizer):
     assert out.sequences[0, 4:].tolist() == text
 
 
+GAPS = torch.tensor([[False, True, True, True, False, False, True, True, False]])
+
+
+def in_gaps(model, gaps=GAPS, **options):
+    """A prompt with gaps and four new tokens, written from left to right."""
+    ids = many_prompts(1, 9)
+    options |= {"suppress_tokens": [PAD]}
+    out = fill(model, ids, LeftToRightSampler(), fill_mask=gaps, max_new_tokens=4, **options)
+    assert torch.equal(out.sequences[:, :9][~gaps], ids[~gaps]) and out.complete.all()
+    return out
+
+
+def test_stop_strings_are_not_read_across_gaps(model64, tokenizer):
+    """Prevents the end of one gap and the beginning of the next from making a stop string."""
+    text = in_gaps(model64).sequences[0]
+    across, inside = (tokenizer.decode(text[place]) for place in ([3, 6], [1, 2]))
+    for ends in ("gap", "row"):
+        found = in_gaps(model64, stop_strings=across, stop_ends=ends, tokenizer=tokenizer)
+        assert torch.equal(found.sequences[0], text)
+    found = in_gaps(model64, stop_strings=inside, tokenizer=tokenizer).sequences[0]
+    assert found[3] == PAD and (found[[6, 7, 9, 10]] != PAD).all() and torch.equal(found[:3], text[:3])
+    found = in_gaps(model64, stop_strings=inside, stop_ends="row", tokenizer=tokenizer)
+    assert (found.sequences[0, [3, 6, 7, 9, 10, 11, 12]] == PAD).all() and found.steps == 2
+
+
+@pytest.mark.parametrize("block_length", [None, 2, 1])
+def test_a_stop_token_ends_its_gap(model64, block_length):
+    """Prevents an end in one gap from emptying later gaps and new tokens, and blocks with nothing to decide."""
+    plain = in_gaps(model64).sequences[0]
+    options = {"stop_at_eos": True, "eos_token_id": int(plain[1]), "block_length": block_length}
+    options |= {"suppress_tokens": [PAD]}
+    out = in_gaps(model64, **options)
+    left = GAPS.clone()
+    left[0, :4] = False
+    ids = torch.cat([plain[:2], torch.tensor([PAD, PAD]), plain[4:9]])[None]
+    # the gap's end is given
+    rest = fill(model64, ids, LeftToRightSampler(), fill_mask=left, max_new_tokens=4, **options)
+    assert torch.equal(out.sequences, rest.sequences) and out.steps == rest.steps + 1
+    assert torch.equal(out.step_map[0, 6:], torch.where(rest.step_map[0, 6:] >= 0, rest.step_map[0, 6:] + 1, -1))
+    row = in_gaps(model64, stop_ends="row", **options)
+    assert row.steps == 1 and (row.sequences[0, [2, 3, 6, 7, 9, 10, 11, 12]] == PAD).all()
+
+
 # Token draw
 
 
@@ -433,6 +476,26 @@ def test_text_streamer_prints_the_result(model64, tokenizer, sampler, skip_promp
     out = fill(model64, sampler=sampler, block_length=6, streamer=streamer)
     shown = out.sequences[0, 4:] if skip_prompt else out.sequences[0]
     assert streamer.text == tokenizer.decode(shown) and streamer.ended == 1
+
+
+@pytest.mark.parametrize("skip_prompt", [False, True])
+@pytest.mark.parametrize("side", ["left", "right", None])
+def test_streamer_shows_the_text_between_gaps(model64, tokenizer, side, skip_prompt):
+    """Prevents what is written into several gaps from being run together into one text."""
+    ids, gaps = many_prompts(1, 9), GAPS
+    mask, extra = torch.ones_like(ids), {"left": (2, 0), "right": (0, 2), None: (0, 0)}[side]
+    ids, mask, gaps = (torch.nn.functional.pad(one, extra) for one in (ids, mask, gaps))
+    streamer = Collecting(tokenizer, skip_prompt=skip_prompt)
+    out = generate(
+        model64, ids, sampler=RandomSampler(2), attention_mask=mask, fill_mask=gaps, max_new_tokens=3, streamer=streamer
+    )
+    real = torch.cat([mask, mask.new_ones(1, 3)], 1) > 0
+    text = (
+        out[0, extra[0] + 1 :][real[0, extra[0] + 1 :]]
+        if skip_prompt
+        else torch.cat([out[:, : extra[0]], out[real][None]], 1)[0]
+    )
+    assert streamer.text == tokenizer.decode(text) and streamer.ended == 1
 
 
 def test_streamer_and_early_end(model64, tokenizer):

@@ -130,6 +130,35 @@ def test_stopping_row_does_not_depend_on_its_batch(model64, name):
     assert run(model64, rows, SAMPLERS[name], side="right", **options) == alone
 
 
+@pytest.mark.parametrize("name", ["entropy", "klass", "learned_block"])
+def test_row_whose_gaps_end_early_does_not_depend_on_its_batch(model64, name):
+    """Prevents blocks passed over in one row from moving others, and gaps read from other rows."""
+    g = torch.Generator().manual_seed(7)
+    ids = torch.randint(3, VOCAB - 1, (6, 16), generator=g)
+    fill = torch.rand(ids.shape, generator=g) < torch.tensor([0.8, 0.9, 0.5, 0.7, 0.8, 1.0])[:, None]
+    options = {
+        **{"sampler": SAMPLERS[name], "block_length": 3, "temperature": 0.8, "max_new_tokens": 5},
+        **{"stop_at_eos": True, "eos_token_id": [*range(3, 9)], "suppress_tokens": [PAD]},
+    }
+
+    def fields(rows, **more):
+        out = generate(
+            model64, ids[rows], fill_mask=fill[rows], attention_mask=torch.ones_like(ids[rows]),
+            return_dict_in_generate=True, **options, **more
+        )  # fmt: skip
+        assert out.complete.all()
+        return [tuple(v[i].tolist() for v in (out.sequences, out.step_map, out.nfe)) for i in range(len(rows))]
+
+    alone = [fields([i])[0] for i in range(6)]
+    assert fields([0, 1, 2, 3, 4, 5]) == alone == fields([0, 1, 2, 3, 4, 5], check_every=4, slots=4)
+    for row, (sequence, steps, _) in enumerate(alone):
+        writes, ended, last = [*fill[row].tolist(), *[True] * 5], False, -2
+        for place in (place for place, one in enumerate(writes) if one):
+            ended = ended and place == last + 1  # a gap begins afresh
+            assert (sequence[place] == PAD) == ended and (steps[place] >= 0 or ended)
+            ended, last = ended or sequence[place] in range(3, 9), place
+
+
 @every_sampler
 def test_num_return_sequences_equals_alone(model64, name):
     """Prevents continuations whose randomness depends on the place in the batch."""
