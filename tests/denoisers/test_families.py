@@ -237,6 +237,33 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(name, side):
         assert torch.equal(batch.nfe[row], alone.nfe[0])
 
 
+class Written(BaseStreamer):
+    """What a streamer of transformers hears."""
+
+    def __init__(self):
+        self.tokens = []
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def end(self):
+        self.tokens.append("end")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_streamed_rows_are_those_of_a_batch(name):
+    """Rows of unequal length in slots, one of them at a time where rows cannot be padded; the text as it is written."""
+    model, prompts = double(name, torch.float64), [[7, 8, 9], [10, 11, 12, 13, 14]]
+    options = {"sampler": ThresholdSampler(0.3), "max_new_tokens": 5}
+    slots = 1 if ROWS[name].attention == "own" else 2
+    streamed = [*hf_unmask.generate_stream(model, prompts, slots=slots, **options)]
+    for prompt, row in zip(prompts, streamed, strict=True):
+        streamer = Written()
+        alone = hf_unmask.generate(model, torch.tensor([prompt]), streamer=streamer, **OPTIONS | options)
+        assert torch.equal(row.output.sequences, alone.sequences) and torch.equal(row.output.nfe, alone.nfe)
+        assert streamer.tokens == [*alone.sequences[0].tolist(), "end"]
+
+
 # Blocks of the model's own
 
 
