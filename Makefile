@@ -30,7 +30,7 @@ test-lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=.ci/constraints-lowest.txt
 
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not engines"
 
 # SGLang's own dependencies are a CUDA build of torch and an older transformers: it comes without them, into a place of
 # its own, and serves on CPU

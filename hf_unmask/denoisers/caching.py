@@ -13,6 +13,8 @@ enters it also the one before, which was written to since its last pass.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,13 +25,14 @@ from transformers import Cache
 NAMES = ("cache", "past_key_values")
 
 
-def cache_argument(model: nn.Module) -> str:
+def cache_argument(model: nn.Module, accepts: Collection[str] = ()) -> str:
     """The argument of a model's forward that takes a ``Cache``.
 
     A forward may hand on what it does not name, so the first module that names it tells, from the outside inwards.
+
+    accepts: what is known to reach the outermost.
     """
-    for module in model.modules():
-        named = inspect.signature(module.forward).parameters
+    for named in chain([accepts], (inspect.signature(module.forward).parameters for module in model.modules())):
         for name in NAMES:
             if name in named:
                 return name

@@ -137,8 +137,8 @@ def settle(
         accepts=accepts,
         block_length=_block_length(family, config, block_length),
         whole_blocks=family.whole_blocks,
-        cache_refusal=_cache_refusal(model, family),
-        cache_argument=cache_argument(model),
+        cache_refusal=_cache_refusal(model, family, accepts),
+        cache_argument=cache_argument(model, accepts),
         cache_switches=family.cache_switches,
         maskless=family.maskless and attention in (None, "2d"),
     )
@@ -207,11 +207,13 @@ def _block_length(family: Family, config: Any, given: int | None) -> int | None:
     return family.block_length if given is None else require_int("block_length", given, at_least=1)
 
 
-def _cache_refusal(model: nn.Module, family: Family) -> str | None:
+def _cache_refusal(model: nn.Module, family: Family, accepts: frozenset[str]) -> str | None:
     """Why keys and values cannot be kept, None if they can."""
     kernel = getattr(getattr(model, "config", None), "_attn_implementation", "sdpa")
     if family.cache_refusal is None and not family.own_attention and kernel not in ("sdpa", "eager"):
         return f"attention {kernel!r} takes no mask [B, 1, Q, S]: load it with attn_implementation='sdpa' or 'eager'"
+    if family.cache_refusal is None and "position_ids" not in accepts:
+        return "its forward names no position_ids, so that it must be given all columns"
     return family.cache_refusal
 
 

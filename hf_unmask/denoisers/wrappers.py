@@ -7,6 +7,7 @@ arguments) is read from the model inside.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -28,12 +29,27 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def accepted(model: nn.Module) -> frozenset[str]:
     """Names of the arguments that reach the forward of the innermost model."""
-    parameters = inspect.signature(model.forward).parameters
     inner = _inside(model)
     if inner is None:
-        return frozenset(parameters)
-    hands_on = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    return accepted(inner) if hands_on else accepted(inner) & parameters.keys()
+        return _taken(model)
+    parameters = inspect.signature(model.forward).parameters
+    return accepted(inner) if _hands_on(parameters.values()) else accepted(inner) & parameters.keys()
+
+
+def _taken(model: nn.Module) -> frozenset[str]:
+    """What a forward names, and where it hands on what it does not name, what those that it replaces name."""
+    names: set[str] = set()
+    of_class = (kind.__dict__["forward"] for kind in type(model).__mro__ if "forward" in kind.__dict__)
+    for forward in (model.forward, *of_class):
+        parameters = inspect.signature(forward).parameters
+        names |= parameters.keys()
+        if not _hands_on(parameters.values()):
+            break
+    return frozenset(names)
+
+
+def _hands_on(parameters: Iterable[inspect.Parameter]) -> bool:
+    return any(one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def is_compiled(model: nn.Module | None) -> bool:

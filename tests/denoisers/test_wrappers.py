@@ -180,6 +180,26 @@ def test_a_wrapper_that_computes_with_logits_is_taken_at_its_word(bert):
     assert decode(Colder(bert), sampler=ThresholdSampler(1.0)) != decode(bert, sampler=ThresholdSampler(1.0))
 
 
+@pytest.mark.parametrize("kind", ["class", "instance"])
+@pytest.mark.parametrize("cache", [None, "prefix"])
+def test_a_forward_that_hands_on_what_it_does_not_name(causal, kind, cache):
+    """A class that changes a family's forward, or a function put in its place: no position may be lost."""
+
+    class Changed(type(causal)):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    model, options = (
+        copy.deepcopy(causal),
+        {"block_length": 4} | ({"cache": cache, "cache_refresh": 4} if cache else {}),
+    )
+    if kind == "class":
+        model.__class__ = Changed
+    else:
+        model.forward = lambda *args, **kwargs: type(model).forward(model, *args, **kwargs)
+    assert decode(model, **options) == decode(causal, **options)
+
+
 @pytest.mark.slow
 def test_compiled_in_place_and_compiled_forward(bert):
     for change in (

@@ -47,6 +47,7 @@ def test_the_work_of_a_sum_is_an_equation_for_every_operation(text, work):
         ),
         ("tiny_environment.py --limit 1", "| `left_to_right` | 100.0 ± 0.0 % @ 40.0 | 100.0 ± 0.0 % @ 40.0 |"),
         ("full_diffusion_failures.py --limit 1", "| `entropy` | right | 1 | 50 % | 1 | 0 | 0 |"),
+        ("bench_families.py --families MDLM --length 4 --repeats 1", "| MDLM | 50,258 | 4 | 4 / 4 |"),
         ("bench_generate.py --tables loops --models a --batches 1 --rules threshold", "threshold"),
     ],
     ids=lambda value: value.partition(".")[0],
