@@ -55,6 +55,7 @@ def lora(model, scale=0.0):
 
 
 def compiled(model):
+    torch.compiler.reset()  # a process compiles a function anew only so often
     return torch.compile(model, backend="eager")
 
 
