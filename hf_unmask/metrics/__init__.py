@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-METRICS = ("answer_match", "code_tests", "exact_match", "sudoku")
+#: The packaged metrics, and what an answer must be to count as right.
+METRICS = {
+    "answer_match": "the final answer is right, whatever is written before it",
+    "code_tests": "the program passes its tests",
+    "exact_match": "the text is that of the reference",
+    "sudoku": "the grid is a valid completion of the puzzle",
+    "well_formed": "the final answer is right, every written step is an equation that holds and follows from the one "
+    "before, and no number stands elsewhere; words are free",
+}
 
 
 def metric_path(name: str) -> Path:

@@ -25,6 +25,8 @@ answer that was compared, numbers in lowest terms}; the score of no predictions 
 _NUMBER = re.compile(r"(?:(?<![\w).])-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _BOX = "\\boxed{"
+_MINUS = "\N{MINUS SIGN}"
+_LONGEST = 1000  # characters of a number; Python's int() refuses some thousands
 _TIME_LIMIT = 5  # seconds for parsing, and again for comparing, one pair
 
 
@@ -85,18 +87,18 @@ def common_form(text: str) -> str:
 
 def plain_number(text: str) -> Fraction | None:
     """The number that the whole text is, thousands separators, currency and a closing full stop aside."""
-    bare = text.strip().strip("$").removesuffix(".").strip()
+    bare = text.strip().strip("$").removesuffix(".").strip().replace(_MINUS, "-")
     return _fraction(bare) if _NUMBER.fullmatch(bare) else None
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in a text."""
-    found = _NUMBER.findall(text)
+    """The last number in a text; None if there is none, or it is too long to be one."""
+    found = _NUMBER.findall(text.replace(_MINUS, "-"))
     return _fraction(found[-1]) if found else None
 
 
-def _fraction(number: str) -> Fraction:
-    return Fraction(number.replace(",", ""))
+def _fraction(number: str) -> Fraction | None:
+    return Fraction(number.replace(",", "")) if len(number) <= _LONGEST else None
 
 
 def _last_box(text: str) -> str | None:
