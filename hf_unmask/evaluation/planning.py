@@ -11,7 +11,7 @@ from typing import Any
 from hf_unmask.denoisers.values import MOST, is_whole
 from hf_unmask.evaluation.problems import Problem
 from hf_unmask.evaluation.prompt_templates import Template, load_template
-from hf_unmask.evaluation.scoring import Scorer
+from hf_unmask.evaluation.scoring import Scorers
 from hf_unmask.generation.step import SamplerProtocol
 from hf_unmask.results.foreign_text import is_text
 from hf_unmask.results.records import Setting
@@ -25,7 +25,7 @@ class Task:
     setting: Setting
     sampler: SamplerProtocol
     template: Template
-    scorer: Scorer
+    metrics: Scorers
     problems: tuple[Problem, ...]
     seeds: tuple[int, ...]
     draws: int
@@ -53,7 +53,7 @@ class Unit:
     problems: tuple[Problem, ...]
 
 
-def tasks(axes: Axes, problems: Sequence[Problem], metrics: Mapping[str, Scorer]) -> list[Task]:
+def tasks(axes: Axes, problems: Sequence[Problem], metrics: Mapping[str, Scorers]) -> list[Task]:
     """All settings, by template, task, block length and sampler. A deterministic one has one seed and one draw."""
     found = []
     by_task = {name: tuple(one for one in problems if one.task == name) for name in metrics}
@@ -62,7 +62,7 @@ def tasks(axes: Axes, problems: Sequence[Problem], metrics: Mapping[str, Scorer]
             sampler=str(sampler),
             task=name,
             template=template.name,
-            metric=metrics[name].name,
+            metric=metrics[name].first.name,
             max_new_tokens=new_tokens(axes.max_new_tokens, name),
             block_length=block_length,
             **axes.common,

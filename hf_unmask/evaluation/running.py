@@ -76,7 +76,8 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
         dataset: a ``datasets.Dataset``, a list of dicts, or a name or path (see `load_problems`); columns ``prompt``
             and ``answer`` hold text, ``task`` a name, and there may be others that the metric needs.
         metric: name of a packaged metric, path or module of the ``evaluate`` library; or a mapping from task to such.
-            It scores each answer, 1.0 is right.
+            It scores each answer, 1.0 is right. Several, a list or names with ``+`` between them, are recorded side by
+            side: the first one decides what is accurate, see `OperatingPoint.further` for the others.
         samplers: samplers or specs (text), one or several; sweeps are expanded.
         block_lengths: positions per block, one or several; "full" or None for full diffusion.
         seeds: whole numbers, one or several. A deterministic rule (see `is_stochastic`) is run with the first one
@@ -135,7 +136,7 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
         "batch_size": batch_size,
         "dataset": fingerprint(problems),
         "prompts": len(problems),
-        "metrics": {name: scorer.fingerprint for name, scorer in metrics.items()},
+        "metrics": {name: found.fingerprint for name, found in metrics.items()},
         "templates": {template.name: template.fingerprint for template in axes.templates},
         "weights": weights_fingerprint(adapter.model),
         "policies": {str(sampler): held for sampler in axes.samplers if (held := sampler_fingerprint(sampler))},
@@ -172,8 +173,9 @@ def _carry_out(
             store.merge()
         here.wait()
         record = environment(worker.denoiser.device, here.count)
-        if kinds := {kind for task in plan if (kind := task.scorer.isolation) is not None}:
-            record["isolation"] = ", ".join(sorted(kinds))
+        kinds = {scorer.isolation for task in plan for scorer in task.metrics.all} - {None}
+        if kinds:
+            record["isolation"] = ", ".join(sorted(map(str, kinds)))
         points = aggregate(iter_samples(store.path(SAMPLES)), read_timings(store.path(TIMINGS)), record)
         if here.first:
             write_results(folder / RESULTS, points)

@@ -13,8 +13,9 @@ from typing import Any
 from hf_unmask.evaluation.problems import Problem
 from hf_unmask.metrics import load_metric
 
-#: The metric of a packaged task.
-TINY_METRICS = {"chain_sum": "answer_match", "mini_sudoku": "sudoku"}
+#: The metrics of a packaged task, the first one decides. That of sudokus judges all that is written by itself.
+TINY_METRICS = {"chain_sum": "answer_match+well_formed", "mini_sudoku": "sudoku"}
+_AND = "+"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Scorer:
     def fingerprint(self) -> str:
         """Hash of the module's source and options; of its name where there is no source."""
         try:
-            source = inspect.getsource(inspect.getmodule(type(self.metric)) or type(self.metric))
+            source = "".join(map(inspect.getsource, _sources(type(self.metric))))
         except (OSError, TypeError):
             source = self.name
         return hashlib.sha256(f"{source}{sorted(self.options.items())}".encode()).hexdigest()[:16]
@@ -91,8 +92,64 @@ class Scorer:
         return float(result["score"] if "score" in result else numbers[0])
 
 
+@dataclass(frozen=True)
+class Scorers:
+    """The metrics of a task: the first one decides, those beside it are recorded with it."""
+
+    first: Scorer
+    further: tuple[Scorer, ...] = ()
+
+    @classmethod
+    def of(cls, metric: Any, options: Mapping[str, Any]) -> Scorers:
+        """From what `in_order` takes."""
+        found = [Scorer.of(one, options) for one in in_order(metric)]
+        names = [scorer.name for scorer in found]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`metric` must name different metrics, got {', '.join(names)}")
+        return cls(found[0], tuple(found[1:]))
+
+    @property
+    def all(self) -> tuple[Scorer, ...]:
+        """The first one and the others."""
+        return self.first, *self.further
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all of them."""
+        return _AND.join(scorer.fingerprint for scorer in self.all)
+
+    def beside(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[dict[str, float]]:
+        """For each text its scores by the further metrics, by name."""
+        columns = {scorer.name: scorer(texts, problems)[0] for scorer in self.further}
+        return [{name: scores[row] for name, scores in columns.items()} for row in range(len(texts))]
+
+
+def in_order(metric: Any) -> list[Any]:
+    """Metrics as they are asked for: one, a list, or text with ``+`` between names. What exists as a path is one."""
+    if isinstance(metric, list | tuple):
+        found = list(metric)
+    else:
+        several = isinstance(metric, str) and not Path(metric).exists()
+        found = metric.split(_AND) if several else [metric]
+    if not found or "" in found:
+        raise ValueError(f"`metric` must be a name, a path, an evaluate module, or several of them, got {metric!r}")
+    return found
+
+
+def by_rank(metric: Any) -> list[Any]:
+    """First what decides, then what is beside it, each as `hf_unmask.trainers.EvaluateReward` takes it.
+
+    ``metric`` is what `evaluate_samplers` takes. A task that has fewer metrics than others is given its first again.
+    """
+    if not isinstance(metric, Mapping):
+        return in_order(metric)
+    tasks = {task: in_order(one) for task, one in metric.items()}
+    most = max(map(len, tasks.values()), default=1)
+    return [{task: (own[rank:] or own)[0] for task, own in tasks.items()} for rank in range(most)]
+
+
 def metric_by_task(text: str) -> str | dict[str, str]:
-    """A metric's name or path, or a mapping from ``task=metric,task=metric``. What exists as a path is one."""
+    """Metrics by name or path, or a mapping from ``task=metric,task=metric``. What exists as a path is one."""
     if "=" not in text or Path(text).exists():
         return text
     pairs = [part.partition("=") for part in text.split(",")]
@@ -101,17 +158,28 @@ def metric_by_task(text: str) -> str | dict[str, str]:
     return {task: metric for task, _, metric in pairs}
 
 
-def scorers(metric: Any, options: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Scorer]:
-    """One scorer per task, from one metric for all or a mapping by task."""
+def scorers(metric: Any, options: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Scorers]:
+    """The metrics of each task, from those for all tasks or a mapping by task."""
     by_task = metric if isinstance(metric, Mapping) else dict.fromkeys(tasks, metric)
     missing = [task for task in tasks if task not in by_task]
     if missing:
         raise ValueError(f"`metric` names none for the task {', '.join(missing)}")
-    found = {task: Scorer.of(by_task[task], options) for task in tasks}
-    unknown = [name for name in options if not any(name in scorer.options for scorer in found.values())]
+    found = {task: Scorers.of(by_task[task], options) for task in tasks}
+    taken = {name for metrics in found.values() for scorer in metrics.all for name in scorer.options}
+    unknown = [name for name in options if name not in taken]
     if unknown:
         raise ValueError(f"`metric_options` holds {unknown[0]!r}, which no metric takes")
     return found
+
+
+def _sources(kind: type) -> list[Any]:
+    """The module of a metric, and those of its folder from which it takes functions and classes."""
+    own = inspect.getmodule(kind)
+    if own is None or not own.__package__:
+        return [own or kind]
+    taken = {inspect.getmodule(one) for one in vars(own).values() if inspect.isroutine(one) or inspect.isclass(one)}
+    beside = [one for one in taken - {own, None} if one is not None and one.__package__ == own.__package__]
+    return [own, *sorted(beside, key=lambda one: one.__name__)]
 
 
 def _keywords(metric: Any) -> dict[str, bool]:

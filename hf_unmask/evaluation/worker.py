@@ -47,7 +47,8 @@ class Worker:
         tokens = output.sequences[:, -setting.max_new_tokens :]
         step_map = output.step_map[:, -setting.max_new_tokens :]
         texts = texts_of(self.tokenizer, tokens, self.denoiser.stop_token_ids)
-        scores, answers = unit.task.scorer(texts, problems)
+        scores, answers = unit.task.metrics.first(texts, problems)
+        further = unit.task.metrics.beside(texts, problems)
         confidences = _confidences(sampler.confidence, step_map)
         samples = [
             Sample(
@@ -64,6 +65,7 @@ class Worker:
                 text=texts[row],
                 confidence=confidences[row],
                 answer=answers[row],
+                further=further[row],
             )
             for row, problem in enumerate(problems)
         ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_unmask.results.records import OperatingPoint, Sample, Setting, Timing
+from hf_unmask.results.records import Accuracy, OperatingPoint, Sample, Setting, Timing
 from hf_unmask.results.statistics import Array, bootstrap_interval, majority, pass_at_k
 
 
@@ -18,6 +18,7 @@ class _Answers:
 
     keys: list[tuple[int, int, int]] = field(default_factory=list)  # prompt id, seed, draw
     scores: list[float] = field(default_factory=list)
+    further: list[dict[str, float]] = field(default_factory=list)
     nfe: list[int] = field(default_factory=list)
     opened: int = 0
     length: int = 0  # tokens before the first stop token, of all answers
@@ -26,6 +27,7 @@ class _Answers:
     def add(self, sample: Sample) -> None:
         self.keys.append((sample.prompt_id, sample.seed, sample.draw))
         self.scores.append(sample.score)
+        self.further.append(sample.further)
         self.nfe.append(sample.nfe)
         self.opened += sum(step >= 0 for step in sample.step_map)
         self.length += sample.answer_length
@@ -42,7 +44,7 @@ def aggregate(
     draws, give pass@k (for metrics that say right or wrong) and the majority vote.
 
     Raises:
-        ValueError: prompts of a setting have different numbers of answers.
+        ValueError: prompts of a setting have different numbers of answers, or answers were scored by other metrics.
     """
     answers: dict[Setting, _Answers] = {}
     for sample in samples:
@@ -69,14 +71,15 @@ def _point(setting: Setting, found: _Answers, times: list[Timing], environment: 
     seconds = _seconds(times, len(order))
     total = seconds.get("total", 0.0) * len(order)
     several = scores.reshape(len(prompts), -1)
+    own = _accuracy(several)
     texts = [found.texts[place] for place in order]
     return OperatingPoint(
         setting=setting,
         prompts=len(prompts),
         seeds=seeds,
         draws=draws,
-        accuracy=float(several.mean(1).mean()),
-        accuracy_interval=bootstrap_interval(several.mean(1)),
+        accuracy=own.accuracy,
+        accuracy_interval=own.accuracy_interval,
         accuracy_per_seed={str(seed): float(scores[:, place].mean()) for place, seed in enumerate(seeds)},
         nfe_mean=float(nfe.mean()),
         nfe_p50=float(np.percentile(nfe, 50)),
@@ -88,7 +91,24 @@ def _point(setting: Setting, found: _Answers, times: list[Timing], environment: 
         pass_at_k=_pass_at_k(several),
         majority=_majority(texts, several),
         environment=environment,
+        further=_further(setting, [found.further[place] for place in order], len(prompts)),
     )
+
+
+def _accuracy(scores: Array) -> Accuracy:
+    """Scores [prompts, answers]."""
+    by_prompt = scores.mean(1)
+    return Accuracy(float(by_prompt.mean()), bootstrap_interval(by_prompt))
+
+
+def _further(setting: Setting, scores: list[dict[str, float]], prompts: int) -> dict[str, Accuracy]:
+    """By metric. ``scores``: of each answer, by prompt."""
+    names = list(dict.fromkeys(name for one in scores for name in one))
+    lacking = next((one for one in scores if len(one) < len(names)), None)
+    if lacking is not None:
+        raise ValueError(f"{setting.key}: answers were scored by {', '.join(names)}, but one by {list(lacking)} only")
+    columns = {name: np.array([one[name] for one in scores]).reshape(prompts, -1) for name in names}
+    return {name: _accuracy(column) for name, column in columns.items()}
 
 
 def _seconds(times: list[Timing], answers: int) -> dict[str, float]:

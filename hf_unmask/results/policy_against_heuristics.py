@@ -17,6 +17,7 @@ from hf_unmask.results.comparable import is_learned, label, regime
 from hf_unmask.results.frontier import best_under_budget, method_of, plane
 from hf_unmask.results.markdown import code, table
 from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.several_metrics import percentages
 from hf_unmask.results.spec_text import pieces
 from hf_unmask.results.statistics import Comparison, paired_comparison
 
@@ -182,11 +183,13 @@ def contest_table(title: str, rounds: Sequence[Round]) -> str:
     return table([title, *(f"at most {one.budget:g} NFE" for one in rounds)], lines)
 
 
-def contest_summary(rows: Iterable[tuple[str, str, Round]]) -> str:
-    """Markdown: a line per policy, task and round, by policy; beside it the heuristics at the same budget."""
-    heads = ["policy", "task", "most NFE", "accuracy (NFE)", TWIN, HEURISTIC, "lead", AFTERWARDS, *map(code, ORDERED)]
+def contest_summary(rows: Iterable[tuple[str, str, str, Round]]) -> str:
+    """Markdown: a line per policy, task, metric that decides and round, by policy; beside it the heuristics at the same
+    budget."""
+    heads = ["policy", "task", "metric", "most NFE", "accuracy (NFE)", TWIN, HEURISTIC, "lead", AFTERWARDS]
     ordered = sorted(rows, key=lambda row: row[0])
-    return table(heads, [[code(name), task, f"{one.budget:g}", *_summed_up(one)] for name, task, one in ordered])
+    lines = [[code(p), task, metric, f"{r.budget:g}", *_summed_up(r)] for p, task, metric, r in ordered]
+    return table([*heads, *map(code, ORDERED)], lines)
 
 
 def _summed_up(one: Round) -> list[str]:
@@ -204,7 +207,7 @@ def _summed_up(one: Round) -> list[str]:
 
 
 def _number(point: OperatingPoint | None) -> str:
-    return "-" if point is None else f"{100 * point.accuracy:.1f} ({point.nfe_mean:.2f})"
+    return "-" if point is None else f"{percentages(point)} ({point.nfe_mean:.2f})"
 
 
 def _where(point: OperatingPoint) -> str:
@@ -222,7 +225,7 @@ def _shown(point: OperatingPoint | None) -> str:
         return "-"
     low, high = point.accuracy_interval
     dial = ";".join(pieces(label(point.setting))[1:]) or "default dials"
-    return f"**{100 * point.accuracy:.1f}** ({point.nfe_mean:.2f}) [{100 * low:.1f}, {100 * high:.1f}] {code(dial)}"
+    return f"**{percentages(point)}** ({point.nfe_mean:.2f}) [{100 * low:.1f}, {100 * high:.1f}] {code(dial)}"
 
 
 def _against(rival: Rival | None) -> str:

@@ -61,7 +61,7 @@ class Setting:
     dataset: str  # name or path, or a fingerprint of rows that have neither
     task: str
     template: str
-    metric: str
+    metric: str  # the one that decides
     max_new_tokens: Positive
     block_length: Positive | None  # None: full diffusion
     temperature: Amount = 0.0
@@ -92,6 +92,7 @@ class Sample:
     #: what the sampler read when a position opened, None where it did not open; None as a whole if it reads none
     confidence: list[Number | None] | None = None
     answer: str | None = None  # the answer in the text, in a common form, where the metric extracts one
+    further: dict[str, Number] = field(default_factory=dict)  # scores of the metrics beside the first, by name
 
 
 @with_config(_STRICT)
@@ -108,6 +109,15 @@ class Timing:
 
 
 Line = TypeVar("Line", Sample, Timing)
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class Accuracy:
+    """What `OperatingPoint` says of the metric that decides, of another one."""
+
+    accuracy: Number
+    accuracy_interval: tuple[Number, Number]  # bootstrap over prompts, 95 %
 
 
 @with_config(_STRICT)
@@ -133,6 +143,7 @@ class OperatingPoint:
     majority: Number | None = None  # accuracy of the most frequent answer
     #: versions, hardware, threads, commit, date
     environment: dict[str, Fact | list[Fact] | dict[str, Fact]] = field(default_factory=dict)
+    further: dict[str, Accuracy] = field(default_factory=dict)  # by the metrics beside the first, by name
 
 
 @with_config(ConfigDict(defer_build=True))

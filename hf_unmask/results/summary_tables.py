@@ -12,11 +12,13 @@ from hf_unmask.results.folder import Contents
 from hf_unmask.results.frontier import best_under_budget, method_of, plane
 from hf_unmask.results.markdown import code, plain, table
 from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.several_metrics import metric_names, percentages
 
 _ANYWHERE = "best heuristic at any block length"
 _NOTE = """Accuracy in %, in round brackets mean forward passes per answer (NFE), in square brackets the 95 % bootstrap
-interval over prompts; it says nothing about other trainings. A budget is a limit on the mean NFE. Verdicts: paired on
-the same prompts, corrected by Holm's method."""
+interval over prompts; it says nothing about other trainings. Accuracies by several metrics have a slash between them,
+in the order of the title; the first one decides what is best, and the interval is its. A budget is a limit on the mean
+NFE. Verdicts: paired on the same prompts, corrected by Holm's method."""
 
 
 def tables(contents: Contents) -> str:
@@ -42,7 +44,7 @@ def overview(group: Group, rows: Sequence[BudgetRow]) -> str:
         [f"at most {budget:g} NFE", *(_named(row.best) for row in own), _named(own[0].heuristic, with_regime=True)]
         for budget, own in by_budget.items()
     ]
-    return table([f"{plain(group.title)}: best of", *group.regimes, _ANYWHERE], lines)
+    return table([f"{_title(group)}: best of", *group.regimes, _ANYWHERE], lines)
 
 
 def _regime(group: Group, name: str, rows: Sequence[BudgetRow]) -> str:
@@ -58,11 +60,16 @@ def _regime(group: Group, name: str, rows: Sequence[BudgetRow]) -> str:
         [f"**{_ANYWHERE}**", *(_named(row.heuristic, with_regime=True) for row in rows)],
         ["the former is, against the latter", *map(_verdict, rows)],
     ]
-    return table([f"{plain(group.title)}, {name}", *(f"at most {row.budget:g} NFE" for row in rows)], lines)
+    return table([f"{_title(group)}, {name}", *(f"at most {row.budget:g} NFE" for row in rows)], lines)
+
+
+def _title(group: Group) -> str:
+    names = metric_names(group.points)
+    return plain(f"{group.title}, {names}" if names else group.title)
 
 
 def _number(point: OperatingPoint | None) -> str:
-    return "-" if point is None else f"{100 * point.accuracy:.1f} ({point.nfe_mean:.1f})"
+    return "-" if point is None else f"{percentages(point)} ({point.nfe_mean:.1f})"
 
 
 def _named(point: OperatingPoint | None, *, with_regime: bool = False) -> str:

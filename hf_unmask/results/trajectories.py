@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -48,7 +48,8 @@ class Reader:
     def __init__(self, path: Path, found: Sequence[Group], limit: int) -> None:
         self.places = {point.setting: place for group in found for place, point in enumerate(group.points)}
         self.stored: Counter[Identity] = Counter()
-        self._scores: dict[Setting, dict[int, list[float]]] = {setting: defaultdict(list) for setting in self.places}
+        self._scores: dict[Setting, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self._scores |= {setting: defaultdict(list) for setting in self.places}
         self._earliest: dict[tuple[Setting, int], tuple[int, int]] = {}  # seed and draw
         for sample in self._samples(path):
             self._note(sample)
@@ -62,7 +63,8 @@ class Reader:
                 self._kept[key, number][sample.setting] = sample
 
     def scores(self) -> dict[str, dict[int, float]]:
-        """Mean score over seeds and draws, by setting key and prompt."""
+        """Mean score over seeds and draws, by setting key and prompt. By a further metric it is the key of the setting
+        in which that one decides, as `several_metrics.under` has it."""
         return {
             setting.key: {prompt: fmean(values) for prompt, values in sorted(by_prompt.items())}
             for setting, by_prompt in self._scores.items()
@@ -86,7 +88,9 @@ class Reader:
     def _note(self, sample: Sample) -> None:
         place, now = (sample.setting, sample.prompt_id), (sample.seed, sample.draw)
         self.stored[identity(sample.setting)] += 1
-        self._scores[sample.setting][sample.prompt_id].append(sample.score)
+        for metric, score in {sample.setting.metric: sample.score, **sample.further}.items():
+            setting = sample.setting if metric == sample.setting.metric else replace(sample.setting, metric=metric)
+            self._scores[setting][sample.prompt_id].append(score)
         self._earliest[place] = min(now, self._earliest.get(place, now))
 
     def _ranked(self, group: Group) -> list[int]:
@@ -176,6 +180,7 @@ def _trajectory(sample: Sample, sampler: int) -> dict[str, Any]:
         "opened": sample.step_map,
         "confidence": _confidences(sample),
         "text": printable(sample.text, lines=True),
+        "further": {printable(name): round(score, _DIGITS) for name, score in sample.further.items()},
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from hf_unmask.results.markdown import plain, table
 from hf_unmask.results.records import OperatingPoint, Setting
+from hf_unmask.results.several_metrics import metric_names, percentages
 
 _FIELDS = tuple(field.name for field in fields(Setting))
 
@@ -18,9 +19,10 @@ class Cell:
     accuracy: float
     accuracy_interval: tuple[float, float]
     nfe: float  # mean
+    percentages: str  # of all metrics
 
     def __str__(self) -> str:
-        return f"{100 * self.accuracy:.1f} % @ {self.nfe:.1f}"
+        return f"{self.percentages} % @ {self.nfe:.1f}"
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class TransferMatrix:
     rows: tuple[str, ...]
     columns: tuple[tuple[str, ...], ...]  # values of `column_fields`
     cells: dict[tuple[str, tuple[str, ...]], Cell]
+    metrics: str  # in the order of the cells; "" if it is one alone
 
     @property
     def caption(self) -> str:
         """What the cells hold, and the fields that are the same in all columns."""
         shared = [i for i in range(len(self.column_fields)) if self.columns and i not in self._varying]
-        return f"Accuracy @ mean NFE{''.join(f'; {self.column_fields[i]}: {self.columns[0][i]}' for i in shared)}."
+        by = f", by {self.metrics}" if self.metrics else ""
+        return f"Accuracy{by} @ mean NFE{''.join(f'; {self.column_fields[i]}: {self.columns[0][i]}' for i in shared)}."
 
     @property
     def heads(self) -> list[str]:
@@ -84,8 +88,13 @@ def transfer_matrix(
         column_fields=tuple(columns),
         rows=tuple(dict.fromkeys(row for row, _ in found)),
         columns=tuple(dict.fromkeys(column for _, column in found)),
-        cells={key: Cell(point.accuracy, point.accuracy_interval, point.nfe_mean) for key, point in found.items()},
+        cells={key: _cell(point) for key, point in found.items()},
+        metrics=metric_names(points),
     )
+
+
+def _cell(point: OperatingPoint) -> Cell:
+    return Cell(point.accuracy, point.accuracy_interval, point.nfe_mean, percentages(point))
 
 
 def _text(setting: Setting, name: str) -> str:

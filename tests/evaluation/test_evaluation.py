@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.evaluation.planning import is_stochastic, row_seed
 from hf_unmask.evaluation.problems import load_problems, name_of
 from hf_unmask.evaluation.prompt_templates import load_template, template_names
+from hf_unmask.evaluation.scoring import TINY_METRICS, by_rank
 from hf_unmask.evaluation.storage import check_manifest
 from hf_unmask.evaluation.timing import Clock, TimedDenoiser, TimedSampler
 from hf_unmask.generation.loop import generate
@@ -189,7 +191,9 @@ def test_templates_limit_and_tokens_per_task(tmp_path):
     assert all(point.nfe_mean <= point.setting.max_new_tokens / 4 and point.setting.stop_at_eos for point in points)
 
 
-def test_foreign_metrics_are_computed_answer_by_answer(tmp_path):
+@pytest.fixture
+def plain_length(tmp_path):
+    """A metric that is none of ours: the mean length of the answers."""
     folder = tmp_path / "plain_length"
     folder.mkdir()
     (folder / "plain_length.py").write_text(
@@ -201,8 +205,76 @@ def test_foreign_metrics_are_computed_answer_by_answer(tmp_path):
         "    def _compute(self, predictions, references):\n"
         "        return {'length': sum(map(len, predictions)) / len(predictions)}\n"
     )
-    _, samples = kept(metric=str(folder), samplers="threshold", block_lengths=4, rows=ROWS[:3])
+    return folder
+
+
+def test_foreign_metrics_are_computed_answer_by_answer(plain_length):
+    _, samples = kept(metric=str(plain_length), samplers="threshold", block_lengths=4, rows=ROWS[:3])
     assert [one.score for one in samples] == [len(one.text) for one in samples]
+
+
+# ----------------------------------------------------------------------------------------------------- several metrics
+
+
+def test_a_second_metric_is_recorded_beside_the_first(whole, plain_length, tmp_path):
+    """Scores that change what decides, or that are lost between the files and what is read from them."""
+    points = run(tmp_path / "both", metric={"even": ["answer_match", plain_length], "odd": "answer_match"})
+    assert points == read_results(tmp_path / "both" / "results.json")
+    bare = [comparable(replace(point, further={})) for point in points]
+    assert bare == [comparable(point) for point in read_results(whole / "results.json")]
+    samples = read_samples(tmp_path / "both" / "samples.jsonl")
+    assert {(one.setting.task, *one.further) for one in samples} == {("even", "plain_length"), ("odd",)}
+    assert all(one.further.get("plain_length", len(one.text)) == len(one.text) for one in samples)
+    for point in points:
+        texts = [one.text for one in samples if one.setting == point.setting]
+        assert bool(point.further) == (point.setting.task == "even")
+        for one in point.further.values():
+            low, high = one.accuracy_interval
+            assert one.accuracy == pytest.approx(np.mean(list(map(len, texts)))) and low <= one.accuracy <= high
+    # the folder is that of both metrics
+    with pytest.raises(ValueError, match="metrics of even was '\\w+\\+\\w+', is '\\w+'"):
+        run(tmp_path / "both")
+
+
+def test_a_folder_of_before_there_were_several_is_read_and_gone_on_with(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "old")
+    for name in ("results.json", "samples.jsonl"):
+        path = tmp_path / "old" / name
+        text = re.sub(r',\s*"further": \{\}', "", path.read_text())
+        assert "further" not in text
+        path.write_text(text)
+    before = (tmp_path / "old" / "samples.jsonl").read_bytes()
+    assert read_results(tmp_path / "old" / "results.json") == read_results(whole / "results.json")
+    assert read_samples(tmp_path / "old" / "samples.jsonl") == read_samples(whole / "samples.jsonl")
+    run(tmp_path / "old")
+    assert (tmp_path / "old" / "samples.jsonl").read_bytes() == before
+
+
+def test_answers_that_one_metric_has_not_scored_are_refused():
+    """A mean over fewer answers than it says."""
+    with pytest.raises(ValueError, match="answers were scored by strict, but one by \\[\\] only"):
+        aggregate([sample(0, 1, 1, further={"strict": 1.0}), sample(1, 1, 1)])
+    (point,) = aggregate([sample(0, 1, 1, further={"strict": 1.0}), sample(1, 1, 1, further={"strict": 0.0})])
+    assert point.accuracy == 1 and point.further["strict"].accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "ranks"),
+    [
+        ("a+b", ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        ({"x": "a+b", "y": "c"}, [{"x": "a", "y": "c"}, {"x": "b", "y": "c"}]),
+        (TINY_METRICS, [{"chain_sum": name, "mini_sudoku": "sudoku"} for name in ("answer_match", "well_formed")]),
+    ],
+)
+def test_metrics_by_rank(metric, ranks):
+    assert by_rank(metric) == ranks
+
+
+def test_a_path_with_a_plus_is_one_metric(tmp_path, monkeypatch):
+    (tmp_path / "a+b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert by_rank("a+b") == ["a+b"]
 
 
 # -------------------------------------------------------------------------------------------------------------- resume
@@ -410,6 +482,10 @@ def test_templates(tmp_path):
         ({"metric": "sudoku", "samplers": "threshold"}, "`puzzle`"),
         ({"metric": {"even": "exact_match"}}, "odd"),
         ({"metric": 3}, "`metric`"),
+        ({"metric": "answer_match+"}, "`metric` must be a name.*got 'answer_match\\+'"),
+        ({"metric": []}, "`metric` .* got \\[\\]"),
+        ({"metric": "answer_match+answer_match"}, "different metrics, got answer_match, answer_match"),
+        ({"metric": "answer_match+nope"}, "'nope' is neither a packaged metric"),
     ],
 )
 def test_arguments_that_cannot_be_used(options, says):
@@ -423,8 +499,9 @@ def test_command_line(tmp_path):
     value = json.loads(call(*command, "--json").stdout)
     assert [record["nfe_mean"] for record in value["records"]] == [2.0, 1.0]
     assert read_results(tmp_path / "results.json")[0].setting.model == "tiny"
+    assert [list(record["further"]) for record in value["records"]] == [["well_formed"]] * 2
     table = call(*command).stdout
-    assert "left_to_right:k=40" in table and "full" in table
+    assert "left_to_right:k=40" in table and "full" in table and "well_formed" in table
 
 
 @pytest.mark.parametrize(

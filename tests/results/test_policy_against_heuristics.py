@@ -153,16 +153,18 @@ def test_the_summary_has_a_line_per_policy_task_and_budget(rounds):
     """Lines by policy, whatever order they come in; no number where no dial keeps to the budget; rules that write from
     the left and other trainings that are not shown."""
     nothing = Round(6, None)
-    lines = contest_summary([("b", "sums", rounds[0]), ("b", "grids", rounds[2]), ("a", "sums", nothing)]).splitlines()
+    lines = contest_summary(
+        [("b", "sums", "strict", rounds[0]), ("b", "grids", "exact", rounds[2]), ("a", "sums", "exact", nothing)]
+    ).splitlines()
     heads = lines[0].strip("| ").split(" | ")
     assert heads == [
-        *("policy", "task", "most NFE", "accuracy (NFE)", TWIN, HEURISTIC, "lead", AFTERWARDS),
+        *("policy", "task", "metric", "most NFE", "accuracy (NFE)", TWIN, HEURISTIC, "lead", AFTERWARDS),
         *("`left_to_right`", "`eos_suppress`"),
     ]
-    assert lines[2] == "| `a` | sums | 6 | - | - | - | - | - | - | - |"
+    assert lines[2] == "| `a` | sums | exact | 6 | - | - | - | - | - | - | - |"
     start = (
-        "| `b` | sums | 4 | 90.0 (3.00) | 75.0 (3.00) | 70.0 (3.90) `entropy_bound:gamma=0.9`, blocks of 8 | +20.0 ["
+        "| `b` | sums | strict | 4 | 90.0 (3.00) | 75.0 (3.00) | 70.0 (3.90) `entropy_bound:gamma=0.9`, blocks of 8 | "
     )
-    assert lines[3].startswith(start)
+    assert lines[3].startswith(f"{start}+20.0 [")
     assert lines[3].endswith("] | 95.0 (4.00) | 80.0 (4.00) | 85.0 (4.00) |")
-    assert lines[4].startswith("| `b` | grids | 8 | 90.0 (3.00) | ") and len(lines) == 5
+    assert lines[4].startswith("| `b` | grids | exact | 8 | 90.0 (3.00) | ") and len(lines) == 5

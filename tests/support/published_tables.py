@@ -27,7 +27,8 @@ def checked_rows(readme: str, cards: Path) -> int:
     rows = summary_of(readme)
     for row in rows:
         name = row["policy"].strip("`")
-        title = f"{row['task']}: `learned:builtin:{name}`"
+        by = f" by {row['metric']}" if "metric" in row else ""  # published before sums had several
+        title = f"{row['task']}{by}: `learned:builtin:{name}`"
         parts = (cards / f"{name}.md").read_text("utf-8").split("\n\n")
         (contest,) = (part for part in parts if part.startswith(f"| {title} | at most"))
         card = {line[title]: line[f"at most {row['most NFE']} NFE"] for line in rows_of(contest)}

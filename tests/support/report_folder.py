@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from hf_unmask.results.records import OperatingPoint, Sample, Setting, sample_line, write_results
+from hf_unmask.results.records import (
+    Accuracy,
+    OperatingPoint,
+    Sample,
+    Setting,
+    read_results,
+    read_samples,
+    sample_line,
+    write_results,
+)
 
 LENGTH = 16
 EOS, HOSTILE, NEWLINE = 0, 1, 2
@@ -99,4 +109,18 @@ def write(folder: Path, tasks: Sequence[str] = ("sums",), prompts: int = 40) -> 
             lines += [sample_line(sample) for sample in samples(of, scores, steps)]
     write_results(folder / "results.json", points)
     (folder / "samples.jsonl").write_text("".join(lines), "utf-8")
+    return folder
+
+
+def with_well_formed(folder: Path) -> Path:
+    """The same with a second metric, by which every other right answer counts."""
+    points = read_results(folder / "results.json")
+    strict = [Accuracy(point.accuracy / 2, (0.0, point.accuracy)) for point in points]
+    write_results(
+        folder / "results.json",
+        [replace(point, further={"well_formed": one}) for point, one in zip(points, strict, strict=True)],
+    )
+    samples = read_samples(folder / "samples.jsonl")
+    judged = [replace(one, further={"well_formed": one.score * (one.prompt_id % 2 == 0)}) for one in samples]
+    (folder / "samples.jsonl").write_text("".join(map(sample_line, judged)), "utf-8")
     return folder
