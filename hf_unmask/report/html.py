@@ -19,7 +19,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from hf_unmask.results.best_per_budget import BudgetRow
 from hf_unmask.results.comparable import label, regime
 from hf_unmask.results.foreign_text import printable
-from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.records import Accuracy, OperatingPoint
 from hf_unmask.results.statistics import Comparison
 
 _POINTS = 100  # of accuracy
@@ -97,9 +97,18 @@ def table(
 
 def percent(point: OperatingPoint) -> Cell:
     """Accuracy with its interval."""
-    low, high = point.accuracy_interval
-    shown = f"{point.accuracy:.1%} [{low * _POINTS:.1f}, {high * _POINTS:.1f}]"
-    return Cell(shown, point.accuracy, "number")
+    return _share(Accuracy(point.accuracy, point.accuracy_interval))
+
+
+def further(point: OperatingPoint, metrics: Sequence[str]) -> list[Cell]:
+    """The same by each of these metrics, as far as they have scored it."""
+    return [_share(point.further[name]) if name in point.further else number(None) for name in metrics]
+
+
+def _share(one: Accuracy) -> Cell:
+    low, high = one.accuracy_interval
+    shown = f"{one.accuracy:.1%} [{low * _POINTS:.1f}, {high * _POINTS:.1f}]"
+    return Cell(shown, one.accuracy, "number")
 
 
 def sampler(point: OperatingPoint) -> Any:
@@ -109,27 +118,26 @@ def sampler(point: OperatingPoint) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------- budgets
 
-BUDGET_HEADS = (
-    "task",
-    "regime",
-    "NFE budget",
-    "best sampler",
-    "accuracy [95 %]",
-    "NFE",
-    "against the second best",
-    "best heuristic at any block length",
-)
+_BUDGET_HEADS = ("task", "regime", "NFE budget", "best sampler")
+_BESIDE = ("NFE", "against the second best", "best heuristic at any block length")
+_ACCURACY = "accuracy [95 %]"
 
 
-def budget_cells(row: BudgetRow) -> list[Cell]:
+def budget_heads(metrics: Sequence[str]) -> list[str]:
+    """Of the first table. ``metrics`` are those beside the one that decides."""
+    return [*_BUDGET_HEADS, _ACCURACY, *(f"{name} [95 %]" for name in metrics), *_BESIDE]
+
+
+def budget_cells(row: BudgetRow, metrics: Sequence[str]) -> list[Cell]:
     """One line of the first table."""
     share = f"L/{row.share.denominator}" if row.share.denominator > 1 else "L"
     budget = Cell(f"{row.budget:g} ({share})", row.budget, "number")
     start = [Cell(row.group.title, None, "first"), name(row.regime), budget]
     if row.best is None:
-        return [*start, Cell("none that cheap"), number(None), number(None), Cell(_NONE), _heuristic(row)]
+        empty = [number(None)] * (2 + len(metrics))
+        return [*start, Cell("none that cheap"), *empty, Cell(_NONE), _heuristic(row)]
     second = _NONE if row.second is None else verdict(row.against_second, sampler(row.second))
-    best = [Cell(sampler(row.best)), percent(row.best), number(row.best.nfe_mean, ".1f")]
+    best = [Cell(sampler(row.best)), percent(row.best), *further(row.best, metrics), number(row.best.nfe_mean, ".1f")]
     return [*start, *best, Cell(second), _heuristic(row)]
 
 
@@ -161,11 +169,7 @@ def verdict(comparison: Comparison | None, other: Any) -> Any:
 
 # ---------------------------------------------------------------------------------------------------------- full table
 
-POINT_HEADS = (
-    "task",
-    "regime",
-    "sampler",
-    "accuracy [95 %]",
+_POINT_HEADS = (
     "NFE mean",
     "p50",
     "p95",
@@ -183,8 +187,13 @@ POINT_HEADS = (
 )
 
 
-def point_cells(title: str, point: OperatingPoint, pareto_nfe: str, pareto_seconds: str) -> list[Cell]:
-    """One line of the full table."""
+def point_heads(metrics: Sequence[str]) -> list[str]:
+    """Of the full table. ``metrics`` are those beside the one that decides."""
+    return ["task", "regime", "sampler", _ACCURACY, *(f"{name} [95 %]" for name in metrics), *_POINT_HEADS]
+
+
+def point_cells(title: str, point: OperatingPoint, metrics: Sequence[str], pareto: Sequence[str]) -> list[Cell]:
+    """One line of the full table. ``pareto`` says for each axis what Pareto set the point is in."""
     seconds = point.seconds_per_sequence
     split = [number(seconds.get(part), ".4g") for part in ("total", "denoiser", "sampler", "rest")]
     majority = number(None) if point.majority is None else Cell(f"{point.majority:.1%}", point.majority, "number")
@@ -194,6 +203,7 @@ def point_cells(title: str, point: OperatingPoint, pareto_nfe: str, pareto_secon
         name(regime(point.setting)),
         Cell(sampler(point)),
         percent(point),
+        *further(point, metrics),
         number(point.nfe_mean, ".2f"),
         number(point.nfe_p50, ".4g"),
         number(point.nfe_p95, ".4g"),
@@ -201,8 +211,7 @@ def point_cells(title: str, point: OperatingPoint, pareto_nfe: str, pareto_secon
         number(point.tokens_per_forward, ".2f"),
         *split,
         number(point.tokens_per_second, ".4g"),
-        text(pareto_nfe),
-        text(pareto_seconds),
+        *map(text, pareto),
         majority,
         text(drawn or _NONE),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+from hf_unmask.metrics import METRICS
 from hf_unmask.report import html
 from hf_unmask.report.frontier_plots import dark_png
 from hf_unmask.report.html import Cell, Section
@@ -15,6 +16,7 @@ from hf_unmask.results.comparable import Group, regime
 from hf_unmask.results.folder import AXES, Contents, seconds
 from hf_unmask.results.frontier import aup_of, hypervolume_of, method_of, nfe_at_accuracy, plane
 from hf_unmask.results.records import OperatingPoint, Setting
+from hf_unmask.results.several_metrics import metrics_of
 from hf_unmask.results.transfer_matrix import transfer_matrix
 
 _FIGURES = 2_000_000  # characters of the page for plots; those that do not fit lie beside the page only
@@ -43,9 +45,22 @@ block length is free."""
 
 
 def _budgets(contents: Contents) -> Any:
-    rows = [html.budget_cells(row) for row in contents.budgets]
-    made = html.table("Best sampler at each budget", html.BUDGET_HEADS, rows, split=True)
-    return html.joined(html.note(_BUDGET_NOTE), made)
+    metrics = _beside(contents.points)
+    rows = [html.budget_cells(row, metrics) for row in contents.budgets]
+    made = html.table("Best sampler at each budget", html.budget_heads(metrics), rows, split=True)
+    return html.joined(html.note(_BUDGET_NOTE), html.note(_counted(contents.points)), made)
+
+
+def _beside(points: Sequence[OperatingPoint]) -> list[str]:
+    """Metrics that decide nothing."""
+    return list(dict.fromkeys(name for point in points for name in point.further))
+
+
+def _counted(points: Sequence[OperatingPoint]) -> str:
+    """What the accuracies count."""
+    known = [f"{name}: {METRICS[name]}" for name in metrics_of(points) if name in METRICS]
+    deciding = ", ".join(dict.fromkeys(point.setting.metric for point in points))
+    return ". ".join([f"Accuracy is by {deciding}", *known]) + "."
 
 
 def _frontiers(contents: Contents, pictures: Sequence[bytes]) -> Any:
@@ -65,12 +80,15 @@ in one; "regime" among points of the same block length, "task" among all of them
 
 
 def _points(contents: Contents) -> Any:
+    metrics = _beside(contents.points)
     rows = [
-        html.point_cells(group.title, point, *(contents.pareto[axis].get(point.setting.key, "") for axis in AXES))
+        html.point_cells(
+            group.title, point, metrics, [contents.pareto[axis].get(point.setting.key, "") for axis in AXES]
+        )
         for group in contents.groups
         for point in group.points
     ]
-    made = html.table("All operating points", html.POINT_HEADS, rows, sortable=True)
+    made = html.table("All operating points", html.point_heads(metrics), rows, sortable=True)
     return html.joined(html.note(_POINTS_NOTE), made)
 
 

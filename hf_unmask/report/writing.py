@@ -72,6 +72,10 @@ def _flat(point: OperatingPoint, contents: Contents) -> dict[str, Any]:
     low, high = values.pop("accuracy_interval")
     row: dict[str, Any] = {**values.pop("setting"), "regime": regime(point.setting)}
     row |= {"accuracy": values.pop("accuracy"), "accuracy_low": low, "accuracy_high": high}
+    for name, one in values.pop("further").items():
+        low, high = one["accuracy_interval"]
+        by = f"accuracy_by_{name}"
+        row |= {by: one["accuracy"], f"{by}_low": low, f"{by}_high": high}
     row |= {f"pareto_{axis}": contents.pareto[axis].get(point.setting.key, "") for axis in AXES}
     row["seeds"] = " ".join(map(str, values.pop("seeds")))
     nested = {"accuracy_per_seed": "accuracy_seed", "seconds_per_sequence": "seconds", "pass_at_k": "pass_at"}

@@ -12,7 +12,7 @@ from commands import call
 from hub_client import policy_of
 from huggingface_hub import ModelCard
 from loopback_hub import front_matter
-from report_folder import point, setting, shares, write
+from report_folder import point, setting, shares, with_well_formed, write
 
 from hf_unmask.policy import save_policy
 from hf_unmask.policy.card.measured import read_measured
@@ -82,6 +82,17 @@ def test_metadata_is_valid_and_holds_every_operating_point(policy, evaluation):
     }
     assert found == expected and len(data.eval_results) == 8
     assert "hf_secret" not in text and "| `seed` | `3` |" in text
+
+
+def test_a_second_metric_stands_beside_the_accuracy(policy, tmp_path):
+    """A card that shows the metric under which the policy looks best, or does not say what its figures count."""
+    text = render_card(policy, results=with_well_formed(write(tmp_path)))
+    assert "| accuracy | well_formed | NFE" in text and "| 30.0 [20.0, 40.0] | 15.0 [0.0, 30.0] | 4.0" in text
+    assert "- `exact`, the accuracy of sums.\n- `well_formed`: the final answer is right, every written step" in text
+    data = ModelCard(text).data
+    assert data.metrics == ["exact", "well_formed"]
+    values = {r.metric_name.split()[0]: r.metric_value for r in data.eval_results if "blocks" in r.metric_name}
+    assert values == {"exact": 0.3, "well_formed": 0.15, "forward": 4}
 
 
 def test_the_body_compares_at_equal_settings(policy, evaluation):

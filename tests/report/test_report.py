@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import pandas
 import pytest
-from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, setting, shares, write
+from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, setting, shares, with_well_formed, write
 from typer.testing import CliRunner
 
 from hf_unmask.cli.main import app
@@ -70,6 +70,19 @@ def test_csv_has_one_line_per_operating_point(folder: Path) -> None:
         ("learned:policy;speed=0.5", "full diffusion"),
         ("threshold:threshold=0.99", "full diffusion"),
     }
+
+
+def test_a_second_metric_has_a_column_everywhere(tmp_path: Path, no_plots: None) -> None:
+    contents = read_contents(with_well_formed(write(tmp_path)))
+    frame = pandas.read_csv(report.write_csv(contents, tmp_path / "results.csv"))
+    first = frame.iloc[0]
+    names = ("accuracy_by_well_formed", "accuracy_by_well_formed_low", "accuracy_by_well_formed_high")
+    assert [first[name] for name in ("accuracy", *names)] == [0.1, 0.05, 0.0, 0.1]
+    made = report.html(contents, [b"png"], None, ())
+    budgets, points = (made[made.index(f'id="{name}"') :].partition("</table>")[0] for name in ("budgets", "points"))
+    assert "well_formed [95 %]" in budgets and "45.0% [0.0, 90.0]" in budgets
+    assert "well_formed [95 %]" in points and points.count("5.0% [0.0, 10.0]") == 1
+    assert "Accuracy is by exact. well_formed: the final answer is right, every written step" in budgets
 
 
 def test_plots_are_images(folder: Path) -> None:

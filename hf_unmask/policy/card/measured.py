@@ -15,17 +15,20 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from hf_unmask.metrics import METRICS
 from hf_unmask.results.comparable import is_learned, label, regime
 from hf_unmask.results.folder import Contents, read_contents
 from hf_unmask.results.markdown import code, plain, table
-from hf_unmask.results.records import OperatingPoint, Setting
+from hf_unmask.results.records import Accuracy, OperatingPoint, Setting
+from hf_unmask.results.several_metrics import accuracies, metrics_of
 from hf_unmask.results.spec_text import POLICY, policy_of, quoted
 from hf_unmask.results.summary_tables import tables
 from hf_unmask.results.transfer_matrix import transfer_matrix
 
 _BENCHMARK = re.compile(r"(?P<dataset>[\w.-]+/[\w.-]+):(?P<task>[\w.-]+)")
 _HUB_DATASET = re.compile(r"([\w.-]+/[\w.-]+)(:[^:]+){1,2}")
-_HEADS = ("sampler", "task", "model", "filled in", "tokens", "accuracy", "NFE (p50, p95)", "tokens / NFE", "answers")
+_HEADS = ("sampler", "task", "model", "filled in", "tokens")
+_MORE_HEADS = ("NFE (p50, p95)", "tokens / NFE", "answers")
 #: How a name may stand in Markdown.
 _FORMS: tuple[Callable[[str], str], ...] = (str, plain, lambda name: code(name)[1:-1])
 
@@ -55,7 +58,14 @@ class Measured:
     @property
     def points(self) -> str:
         """A table of the policy's operating points."""
-        return self._published(table(_HEADS, map(_cells, self.own)))
+        further = list(dict.fromkeys(name for point in self.own for name in point.further))
+        heads = [*_HEADS, "accuracy", *map(plain, further), *_MORE_HEADS]
+        return self._published(table(heads, (_cells(point, further) for point in self.own)))
+
+    @property
+    def counted(self) -> str:
+        """What the figures count, as `counted` says."""
+        return self._published(counted(self.own))
 
     @property
     def comparison(self) -> str:
@@ -88,7 +98,7 @@ class Measured:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics."""
-        return list(dict.fromkeys(map(metric_name, self.own)))
+        return metric_names(self.own)
 
     @property
     def eval_results(self) -> list[EvalResult]:
@@ -186,10 +196,8 @@ def eval_results(point: OperatingPoint, published: Callable[[str], str] = str) -
     setting = point.setting
     id_, *rest = setting.dataset.split(":") if hub_dataset(setting.dataset) else [_short(setting.dataset)]
     where = published(f"{label(setting)}, {regime(setting)}, {setting.max_new_tokens} tokens")
-    for kind, name, value in (
-        ("accuracy", metric_name(point), point.accuracy),
-        ("nfe", "forward passes", point.nfe_mean),
-    ):
+    shares = [("accuracy", _stem(name), one.accuracy) for name, one in accuracies(point).items()]
+    for kind, name, value in (*shares, ("nfe", "forward passes", point.nfe_mean)):
         yield EvalResult(
             task_type="text-generation",
             task_name=setting.task,
@@ -203,9 +211,24 @@ def eval_results(point: OperatingPoint, published: Callable[[str], str] = str) -
         )
 
 
-def metric_name(point: OperatingPoint) -> str:
-    """The metric's name, without the folder it may lie in."""
-    return Path(point.setting.metric).stem
+def metric_names(points: Iterable[OperatingPoint]) -> list[str]:
+    """Names of the metrics that have scored the points, without the folders they may lie in."""
+    return list(dict.fromkeys(map(_stem, metrics_of(points))))
+
+
+def counted(points: Iterable[OperatingPoint]) -> str:
+    """A list in Markdown: for each metric what it counts as right, and of which tasks it is the accuracy."""
+    points, lines = list(points), []
+    for metric in metrics_of(points):
+        tasks = dict.fromkeys(point.setting.task for point in points if point.setting.metric == metric)
+        decides = f", the accuracy of {', '.join(map(plain, tasks))}" if tasks else ""
+        what = f": {METRICS[metric]}" if metric in METRICS else ""
+        lines.append(f"- {code(_stem(metric))}{decides}{what}.")
+    return "\n".join(lines)
+
+
+def _stem(metric: str) -> str:
+    return Path(metric).stem
 
 
 def hub_dataset(name: str | None) -> str | None:
@@ -230,20 +253,27 @@ def _short(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
+def _share(one: Accuracy | None) -> str:
+    if one is None:
+        return "-"
+    low, high = one.accuracy_interval
+    return f"{100 * one.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def _date(value: Any) -> str:
     """A date without its time of day; anything else as it is."""
     return re.sub(r"^(\d{4}-\d\d-\d\d)T\S+$", r"\1", str(value))
 
 
-def _cells(point: OperatingPoint) -> list[str]:
-    setting, (low, high) = point.setting, point.accuracy_interval
+def _cells(point: OperatingPoint, further: Sequence[str]) -> list[str]:
+    setting = point.setting
     return [
         code(label(setting)),
         plain(setting.task),
         plain(_short(setting.model)),
         regime(setting),
         str(setting.max_new_tokens),
-        f"{100 * point.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+        *(_share(accuracies(point).get(metric)) for metric in (setting.metric, *further)),
         f"{point.nfe_mean:.1f} ({point.nfe_p50:g}, {point.nfe_p95:g})",
         f"{point.tokens_per_forward:.2f}",
         f"{point.prompts} prompts, seed {', '.join(map(str, point.seeds))}"

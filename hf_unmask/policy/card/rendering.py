@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hf_unmask.policy.card.measured import eval_results, hub_dataset, metric_name, read_measured
+from hf_unmask.policy.card.measured import eval_results, hub_dataset, metric_names, read_measured
 from hf_unmask.policy.card.seal import REPOSITORY, REVISION, is_rendered, seal
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.hub.client import TAG, is_repository
@@ -92,7 +92,7 @@ def render_card(
             license,
             [*(_TRAINED_TAGS if shown else ()), *tags],
             datasets=[] if measured is None else measured.datasets,
-            metrics=[metric_name(point) for point in points] if measured is None else measured.metrics,
+            metrics=metric_names(points) if measured is None else measured.metrics,
             eval_results=[r for p in points for r in eval_results(p)] if measured is None else measured.eval_results,
             model_name=packaged or REPOSITORY,
         ).to_yaml(),

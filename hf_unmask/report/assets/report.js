@@ -90,9 +90,15 @@ class Pane {
     });
     this.canvas.replaceChildren(...parts);
     const { score, nfe, seed } = this.current;
-    const verdict = score >= 1 ? ["good", "correct"] : score <= 0 ? ["bad", "wrong"] : ["bad", `score ${score}`];
+    const judged = (value) => (value >= 1 ? ["good", "correct"] : value <= 0 ? ["bad", "wrong"] : ["bad", `score ${value}`]);
+    const verdict = judged(score);
+    const beside = Object.entries(this.current.further).flatMap(([name, value]) => {
+      const [look, word] = judged(value);
+      return [` · ${name} `, element("span", { class: look }, word)];
+    });
     this.facts.replaceChildren(
       element("span", { class: verdict[0] }, verdict[1]),
+      ...beside,
       ` · ${nfe} NFE · ${this.steps} steps · ${this.sampler.regime} · seed ${seed} · answer: `,
       element("code", {}, this.current.text),
     );
