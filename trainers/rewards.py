@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_unmask.evaluation.problems import Problem
-from hf_unmask.evaluation.scoring import Scorer
+from hf_unmask.evaluation.scoring import Scorer, in_order
 from hf_unmask.metrics import load_metric
 
 #: Arguments of TRL that are no columns of the data set.
@@ -20,7 +20,8 @@ class EvaluateReward:
     Args:
         metric: name of a packaged metric, path of a local one, a loaded module, or a mapping from task (the data set's
             column ``task``) to such. A metric of the Hub runs code that is downloaded: only with
-            ``trust_remote_code=True`` and a ``revision``.
+            ``trust_remote_code=True`` and a ``revision``. A reward is one figure, so of several metrics each makes
+            a reward function of its own; TRL logs those of weight 0.
         reference: column of the data set that holds the reference.
         revision: commit of a metric on the Hub.
         trust_remote_code: allow one.
@@ -39,6 +40,8 @@ class EvaluateReward:
         **options: Any,
     ) -> None:
         def load(one: Any) -> Scorer:
+            if len(in_order(one)) > 1:
+                raise ValueError(f"`metric` must be one metric, got {one!r}: each of several is a reward of its own")
             named = isinstance(one, str | Path)
             return Scorer.of(load_metric(one, revision, trust_remote_code) if named else one, options)
 

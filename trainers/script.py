@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 import yaml  # type: ignore[import-untyped]
 from trl import TrlParser
 
+from hf_unmask.evaluation.scoring import TINY_METRICS, by_rank, metric_by_task
 from hf_unmask.policy.card.metadata import read_yaml
 from hf_unmask.policy.hub.folders import find_policy, load_policy
 
@@ -69,7 +70,9 @@ class ScriptArguments:
     eval_limit: int | None = _option(100, "Validation problems per task, the first ones.")
 
     metric: str | None = _option(
-        None, "Packaged metric or path of one, or by task: sums=answer_match,puzzles=sudoku. [default: tiny's]"
+        None,
+        "Packaged metric or path of one, or by task: sums=answer_match,puzzles=sudoku. Of several, A+B, the first is "
+        "rewarded and the others are logged. [default: tiny's]",
     )
     metric_revision: str | None = _option(None, "Commit of a metric on the Hub, which needs --trust_remote_code.")
     allow_code_execution: bool = _option(False, "Let the metric run generated programs.")
@@ -118,11 +121,17 @@ class ScriptArguments:
             return self.dataset if self.on_tiny else None
         return None if self.eval_dataset.lower() == _OFF else self.eval_dataset
 
+    @property
+    def metrics(self) -> list[Any]:
+        """First the metric that is rewarded, then those that are only logged; each one for all tasks, or by task."""
+        return by_rank(metric_by_task(self.metric) if self.metric else TINY_METRICS)
+
     def settings(self) -> dict[str, Any]:
         """Settings of the trainer that follow, unless they are given."""
         found: dict[str, Any] = {}
-        if self.reward != "correctness":
-            found["reward_weights"] = [1.0, 0.0]  # correctness alone is logged beside the reward
+        logged = len(self.metrics) - (self.reward == "correctness")  # what is rewarded is logged by itself as well
+        if logged:
+            found["reward_weights"] = [1.0] + [0.0] * logged
         if self.validation is not None:
             found |= {"eval_strategy": "steps", "load_best_model_at_end": True, "greater_is_better": True}
             found["metric_for_best_model"] = "eval_reward"

@@ -8,7 +8,8 @@
    passes, and each family, rule or policy, keeps equally many for each range between two budgets (`spread`).
 2. These are run on validation problems. Dials are chosen there for every budget that any regime has, of each method the
    most accurate one in blocks of any length, then all that were chosen are run on held-out test problems, stochastic
-   samplers with three seeds. What spends more than the budget there is not compared at it. Copies of the policies that
+   samplers with three seeds. What spends more than the budget there is not compared at it. All this once for each
+   metric of the task, which then chooses dials and is compared, with the others beside it. Copies of the policies that
    are blind to one input (confidences, mask bits, time, hidden states, revealed positions) run at the middle budget's
    dial, one seed.
 3. Tables go to stdout and OUT/policies.md, the numbers to OUT/policies.json. With --publish they are put into the
@@ -46,6 +47,7 @@ from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.tuning import BETAS, SEEDS, SPEEDS, Cell, ladders, policy_dials, spread
 from hf_unmask.policy import PolicyMismatchWarning
 from hf_unmask.policy.blinding import INPUTS, make_blind
+from hf_unmask.policy.card.measured import counted
 from hf_unmask.policy.card.rendering import render_card
 from hf_unmask.policy.hub.folders import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
 from hf_unmask.results.folder import read_contents
@@ -61,6 +63,7 @@ from hf_unmask.results.policy_against_heuristics import (
     to_be_tested,
 )
 from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.several_metrics import accuracies, metrics_of, under
 from hf_unmask.results.statistics import paired_comparison
 from hf_unmask.samplers.specs import parse_sampler
 from hf_unmask.tiny import TASKS, answer_length, held_out, load_tiny
@@ -82,6 +85,19 @@ class Plan:
     stride: int = 1  # every how many-th dial of a ladder is looked at
 
 
+@dataclass(frozen=True)
+class Part:
+    """One result of a task."""
+
+    name: str  # a method, or `BLIND` and a policy
+    metric: str  # that decides
+    content: list[Any]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} by {self.metric}"
+
+
 @dataclass
 class Measured:
     """What is known of a task so far."""
@@ -89,6 +105,15 @@ class Measured:
     tuning: list[OperatingPoint] = field(default_factory=list)  # on validation problems
     testing: list[OperatingPoint] = field(default_factory=list)  # the dials kept, on test problems
     scores: dict[str, dict[int, float]] = field(default_factory=dict)  # by setting on test problems, by prompt
+
+    @property
+    def metrics(self) -> list[str]:
+        return metrics_of(self.tuning)
+
+    def under(self, metric: str) -> Measured:
+        """The same as that metric sees it."""
+        tuning, testing = ([under(point, metric) for point in points] for points in (self.tuning, self.testing))
+        return Measured(tuning, testing, self.scores)
 
 
 class Run:
@@ -157,14 +182,18 @@ class Run:
         candidates = [spec for points in known if points for spec in spread(points, budgets, self.plan.dials)]
         return self.evaluate(cell, "validation", candidates, f"{name}-validation")
 
-    def task(self, task: str) -> Iterator[tuple[str, Any]]:
-        """All stages of a task; names and contents of its results."""
+    def task(self, task: str) -> Iterator[Part]:
+        """All stages of a task, and what they found."""
         known = self.measured(task)
         for source in self.configs:
             for name in [f"learned:{source}", f"learned:{source}{BETA_DIAL}"]:
                 if any(self.method(p.setting.sampler) == name for p in known.tuning):
-                    yield name, contest(name, known.tuning, known.testing, known.scores, method=self.method)
-            yield BLIND + source, self.blind(task, source, known)
+                    for metric in known.metrics:
+                        yield Part(name, metric, self.contest(name, known.under(metric)))
+            yield Part(BLIND + source, known.metrics[0], self.blind(task, source, known))
+
+    def contest(self, name: str, known: Measured) -> list[Round]:
+        return contest(name, known.tuning, known.testing, known.scores, method=self.method)
 
     def measured(self, task: str) -> Measured:
         """Everything on validation problems, then what was chosen there on test problems."""
@@ -177,9 +206,12 @@ class Run:
         }
         tuning = [point for points in stages.values() for point in points]
         known = Measured(tuning)
-        chosen = {point.setting for point in to_be_tested(tuning, self.budgets(task), self.method)}
+        seen = [known.under(metric).tuning for metric in known.metrics]
+        best = [point.setting for points in seen for point in to_be_tested(points, self.budgets(task), self.method)]
+        chosen = {(setting.sampler, setting.block_length) for setting in best}
         for (cell, name), points in stages.items():
-            kept = [point.setting.sampler for point in points if point.setting in chosen]
+            specs = [point.setting.sampler for point in points]
+            kept = [spec for spec in specs if (spec, cell.block_length) in chosen]
             if kept:
                 known.testing += self.evaluate(cell, "test", kept, f"{name}-test")
                 known.scores |= read_contents(self.folder(cell, f"{name}-test")).scores
@@ -195,8 +227,7 @@ class Run:
     def blind(self, task: str, source: str, known: Measured) -> list[dict[str, Any]]:
         """The policy at the middle budget's dial, whole and blind to one input each."""
         cell = self.home(task, source)
-        rounds = contest(f"learned:{source}", known.tuning, known.testing, known.scores, method=self.method)
-        whole = rounds[1].point
+        whole = self.contest(f"learned:{source}", known)[1].point
         if whole is None:
             return []
         specs = {}
@@ -210,12 +241,17 @@ class Run:
                 specs[str(parse_sampler(whole.setting.sampler.replace(source, str(folder))))] = name
         points = self.evaluate(cell, "test", list(specs), f"{slug(source)}-blind", seeds=SEEDS[:1])
         theirs = read_contents(self.folder(cell, f"{slug(source)}-blind")).scores
-        rows = [{"without": "nothing", "accuracy": whole.accuracy, "nfe": whole.nfe_mean, "lead": None}]
+        rows: list[dict[str, Any]] = [{"without": "nothing", **figures(whole), "lead": None}]
         for point in points:
             lead = paired_comparison(known.scores[whole.setting.key], theirs[point.setting.key])
-            row = {"without": specs[point.setting.sampler], "accuracy": point.accuracy, "nfe": point.nfe_mean}
+            row = {"without": specs[point.setting.sampler], **figures(point)}
             rows.append(row | {"lead": [lead.difference, *lead.interval]})
         return rows
+
+
+def figures(point: OperatingPoint) -> dict[str, Any]:
+    """Accuracies by metric, and forward passes."""
+    return {"accuracies": {name: one.accuracy for name, one in accuracies(point).items()}, "nfe": point.nfe_mean}
 
 
 def twins(sources: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
@@ -252,10 +288,11 @@ def areas(run: Run, task: str, conditioned: str, separate: Sequence[str]) -> dic
         by_spec |= {p.setting.sampler: p for p in run.evaluate(cell, "test", specs, f"areas-{name}")}
     found = {name: [by_spec[str(parse_sampler(spec))] for spec in side] for name, side in sides.items()}
     return {
-        "hypervolume": {name: hypervolume_of(points).area for name, points in found.items()},
-        "points": {
-            point.setting.sampler: {"accuracy": point.accuracy, "nfe": point.nfe_mean} for point in by_spec.values()
+        "hypervolume": {
+            metric: {name: hypervolume_of([under(p, metric) for p in points]).area for name, points in found.items()}
+            for metric in metrics_of(by_spec.values())
         },
+        "points": {point.setting.sampler: figures(point) for point in by_spec.values()},
     }
 
 
@@ -296,19 +333,23 @@ def targets(cell: Cell) -> tuple[float, ...]:
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-def report(found: dict[str, dict[str, Any]], extra: dict[str, Any]) -> str:
+def report(found: Mapping[str, Sequence[Part]], extra: dict[str, Any]) -> str:
     """Everything as Markdown."""
     parts = []
-    for task, contents in found.items():
-        for name, content in contents.items():
-            if not name.startswith(BLIND):
-                parts.append(contest_table(f"{task}: `{name}`", content))
-            elif content:
-                parts.append(inputs_table(f"{task}: `learned:{name.removeprefix(BLIND)}` without", content))
+    for task, results in found.items():
+        for one in results:
+            if not one.name.startswith(BLIND):
+                parts.append(contest_table(f"{task} by {one.metric}: `{one.name}`", one.content))
+            elif one.content:
+                parts.append(inputs_table(f"{task}: `learned:{one.name.removeprefix(BLIND)}` without", one.content))
     if "areas" in extra:
-        rows = [[task, *map("{:.3f}".format, each["hypervolume"].values())] for task, each in extra["areas"].items()]
-        heads = next(iter(extra["areas"].values()))["hypervolume"]
-        parts.append(table(["hypervolume (reference: L forward passes, accuracy 0)", *heads], rows))
+        volumes = [
+            (f"{task} by {metric}", each)
+            for task, areas in extra["areas"].items()
+            for metric, each in areas["hypervolume"].items()
+        ]
+        rows = [[title, *map("{:.3f}".format, each.values())] for title, each in volumes]
+        parts.append(table(["hypervolume (reference: L forward passes, accuracy 0)", *volumes[0][1]], rows))
     if "calibrations" in extra:
         heads = ["`calibrate` on validation problems", "target NFE", "speed found", "NFE on test problems"]
         parts.append(table(heads, [calibration_cells(row) for row in extra["calibrations"]]))
@@ -326,8 +367,12 @@ def inputs_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
     def lead(row: dict[str, Any]) -> str:
         return "" if row["lead"] is None else lead_text(*row["lead"])
 
-    lines = [[row["without"], f"{100 * row['accuracy']:.1f}", f"{row['nfe']:.2f}", lead(row)] for row in rows]
-    return table([title, "accuracy", "NFE", "lead of the whole policy"], lines)
+    def cells(row: dict[str, Any]) -> list[str]:
+        shares = (f"{100 * share:.1f}" for share in row["accuracies"].values())
+        return [row["without"], *shares, f"{row['nfe']:.2f}", lead(row)]
+
+    metrics = list(rows[0]["accuracies"])
+    return table([title, *metrics, "NFE", f"lead of the whole policy by {metrics[0]}"], list(map(cells, rows)))
 
 
 # --------------------------------------------------------------------------------------------------------------- cards
@@ -339,37 +384,41 @@ intervals; leads are the policy's, in points, paired on the same prompts. Interv
 not the luck of a training: for that there are the rows of other training seeds. Heuristics were tried in blocks of
 several lengths and in full diffusion, with as many dials per range of forward passes as the policy; theirs and the
 policy's were chosen on validation problems, and what spends more than the budget there or on test problems does not
-count. One row shows the heuristic that is most accurate on the test problems themselves. Rules that know that text is
-written from the left compete for the best heuristic and have rows of their own."""
+count. Where a task has several metrics there is a table for each, in which it chooses dials, is compared and stands
+before the slash, the other behind it. One row shows the heuristic that is most accurate on the test problems
+themselves. Rules that know that text is written from the left compete for the best heuristic and have rows of their
+own."""
 
 _SUMMARY = """The lead is over the best heuristic in blocks of any length, chosen on validation problems like all dials,
 with the 95 % interval of the paired difference; it covers the choice of prompts only, not the luck of a training, which
-the column of other training seeds shows. The heuristic most accurate on the test problems is chosen there, in its
+the column of other training seeds shows. Sums have lines for two metrics: the one that is named chooses dials, is
+compared and stands before the slash. The heuristic most accurate on the test problems is chosen there, in its
 favour. `-`: nothing measured keeps to the budget on validation and on test problems."""
 
 
-def card(source: str, run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], measured: str) -> str:
+def card(source: str, run: Run, found: Mapping[str, list[Part]], extra: dict[str, Any], measured: str) -> str:
     """The card of a packaged policy; the numbers are those of this run, its recipe and its config."""
     recipe = source.removeprefix(f"{BUILTIN}tiny-")
     recipes = runpy.run_path(str(ROOT / "examples" / "train_policy_tiny.py"))
     mine = {
-        task: {n: c for n, c in each.items() if n.removesuffix(BETA_DIAL).endswith(source)}
-        for task, each in found.items()
+        task: [one for one in results if one.name.removesuffix(BETA_DIAL).endswith(source)]
+        for task, results in found.items()
     }
     tables = report(mine, extra if source == run.conditioned else {})
-    rounds = [one for each in mine.values() for content in each.values() for one in content if isinstance(one, Round)]
-    points = {one.point.setting: one.point for one in rounds if one.point is not None}
+    rounds = [one for results in mine.values() for part in results for one in part.content if isinstance(one, Round)]
+    measures = {task: results[0].metric for task, results in mine.items()}  # that decides in evaluations
+    points = [under(one.point, measures[one.point.setting.task]) for one in rounds if one.point is not None]
     return render_card(
         load_policy(find_policy(source)),
         packaged=source,
         command=f"OMP_NUM_THREADS=1 python examples/train_policy_tiny.py --policy {recipe}",
         recipe=recipes["COMMON"] | recipes["RECIPES"][recipe],
-        findings="\n\n".join([_RULES, tables, f"({measured})"]),
-        points=list(points.values()),
+        findings="\n\n".join([_RULES, f"What counts as right:\n\n{counted(points)}", tables, f"({measured})"]),
+        points=list({point.setting: point for point in points}.values()),
     )
 
 
-def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], command: str) -> None:
+def publish(run: Run, found: Mapping[str, list[Part]], extra: dict[str, Any], command: str) -> None:
     """Cards of the packaged policies, and their contests in short in the README."""
     here = environment_line(environment(run.model.device, run.here.count))
     measured = (
@@ -381,11 +430,11 @@ def publish(run: Run, found: dict[str, dict[str, Any]], extra: dict[str, Any], c
             path = ROOT / "model_cards" / f"{source.removeprefix(BUILTIN)}.md"
             path.write_text(card(source, run, found, extra, measured), "utf-8")
     rounds = [
-        (name.removeprefix(f"learned:{BUILTIN}"), task, one)
-        for task, contents in found.items()
-        for name, content in contents.items()
-        if name.startswith(f"learned:{BUILTIN}") and not name.endswith(BETA_DIAL)
-        for one in content
+        (part.name.removeprefix(f"learned:{BUILTIN}"), task, part.metric, one)
+        for task, results in found.items()
+        for part in results
+        if part.name.startswith(f"learned:{BUILTIN}") and not part.name.endswith(BETA_DIAL)
+        for one in part.content
     ]
     put_between(ROOT / "README.md", MARKS, [_SUMMARY, contest_summary(rounds), f"({measured})"])
 
@@ -409,7 +458,7 @@ def main() -> None:
     warnings.simplefilter("ignore", PolicyMismatchWarning)
     packaged = [f"{BUILTIN}{folder.name}" for folder in sorted(PACKAGED.glob("tiny-*"))]
     run = Run(plan, args.out, [*packaged, *args.also], args.conditioned, twins(packaged, args.seeds))
-    found = {task: dict(run.task(task)) for task in TASKS}
+    found = {task: list(run.task(task)) for task in TASKS}
     extra: dict[str, Any] = {}
     if args.against:
         extra["areas"] = {task: areas(run, task, args.conditioned, args.against) for task in TASKS}
@@ -420,7 +469,7 @@ def main() -> None:
     text = report(found, extra)
     run.here.say(text)
     (args.out / "policies.md").write_text(text + "\n", "utf-8")
-    plain = {task: {name: as_plain(content) for name, content in each.items()} for task, each in found.items()}
+    plain = {task: {part.title: as_plain(part.content) for part in results} for task, results in found.items()}
     (args.out / "policies.json").write_text(json.dumps({"tasks": plain, **extra}, indent=1) + "\n", "utf-8")
     if args.publish:
         publish(run, found, extra, run.here.command)

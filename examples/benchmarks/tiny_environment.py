@@ -3,7 +3,8 @@
     python examples/benchmarks/tiny_environment.py                     # validation problems
     python examples/benchmarks/tiny_environment.py --split test --limit 600 --json tiny.json
 
-Prints one Markdown table per task (blocks of a quarter of the answer beside full diffusion) with standard errors,
+Prints one Markdown table per task (blocks of a quarter of the answer beside full diffusion): accuracy with standard
+errors, and the share of answers whose written work is right as well (the metric `well_formed`),
 then the bars that the environment has to clear. Deterministic rules need one run; ``random`` is a draw.
 """
 
@@ -13,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from rich.console import Console
@@ -50,9 +51,11 @@ def task_table(rows: list[DemoRow], task: str) -> str:
     blocks = next(row.regime for row in rows if row.task == task and row.block_length)
     lines = []
     for spec in dict.fromkeys(row.sampler for row in rows):
-        cells = [f"{percent(found[spec, full])} @ {found[spec, full].nfe:.1f}" for full in (False, True)]
+        both = [found[spec, full] for full in (False, True)]
+        cells = [f"{percent(row)} / {100 * row.well_formed:.1f} % @ {row.nfe:.1f}" for row in both]
         lines.append([f"`{spec}`", *cells])
-    return table([task, f"{blocks}: accuracy @ NFE", "full diffusion: accuracy @ NFE"], lines)
+    what = "accuracy / well formed @ NFE"
+    return table([task, f"{blocks}: {what}", f"full diffusion: {what}"], lines)
 
 
 def percent(row: DemoRow) -> str:
@@ -102,7 +105,8 @@ def main() -> None:
     todo = settings(parse_samplers(FIXED + CONFIDENCE + OTHERS))
     rows: list[DemoRow] = []
     if args.json and args.json.exists():
-        rows = [DemoRow(**row) for row in json.loads(args.json.read_text())]
+        known = {field.name for field in fields(DemoRow)}
+        rows = [DemoRow(**row) for row in json.loads(args.json.read_text()) if row.keys() == known]  # of this version
     done = {(row.task, row.block_length, row.sampler) for row in rows}
     for setting in track(todo, console=Console(stderr=True)):
         if (setting.task, setting.block_length, str(setting.sampler)) in done:

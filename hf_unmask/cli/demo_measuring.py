@@ -71,6 +71,7 @@ class DemoRow:
     label: str  # the same with its defaults
     problems: int
     accuracy: float  # share of problems solved
+    well_formed: float  # share solved by work that is right as well
     nfe: float  # mean forward passes
     tokens_per_forward: float
     seconds: float  # wall time of all batches
@@ -111,13 +112,14 @@ def measure(
     """Answer the problems of one setting. ``on_batch`` hears how many were answered after each batch."""
     if not problems:
         raise ValueError(f"no problems given for {setting.task!r}, got {problems!r}")
-    solved, forwards, seconds = 0, 0, 0.0
+    solved, worked, forwards, seconds = 0, 0, 0, 0.0
     for start in range(0, len(problems), batch_size):
         batch = problems[start : start + batch_size]
         began = time.perf_counter()
         texts, output = answer(model, tokenizer, setting, [problem.prompt for problem in batch], seed=seed)
         seconds += time.perf_counter() - began
         solved += sum(problem.solved_by(text) for problem, text in zip(batch, texts, strict=True))
+        worked += sum(problem.well_formed(text) for problem, text in zip(batch, texts, strict=True))
         forwards += int(output.nfe.sum())
         if on_batch is not None:
             on_batch(len(batch))
@@ -130,6 +132,7 @@ def measure(
         label=setting.label,
         problems=count,
         accuracy=solved / count,
+        well_formed=worked / count,
         nfe=forwards / count,
         tokens_per_forward=answer_length(setting.task) * count / forwards,
         seconds=seconds,

@@ -24,7 +24,10 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     ] = _TINY,
     metric: Annotated[
         str | None,
-        typer.Option(help="Packaged metric, path of one, or TASK=METRIC,TASK=METRIC. [default: those of tiny's tasks]"),
+        typer.Option(
+            help="Packaged metric or path of one, or TASK=METRIC,TASK=METRIC; several are A+B, the first decides. "
+            "[default: those of tiny's tasks]"
+        ),
     ] = None,
     samplers: Annotated[
         list[str] | None, typer.Option(help="Sampler spec; repeat it, or give several separated by spaces.")
@@ -150,18 +153,21 @@ def _print_table(points: list[OperatingPoint]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("task", "blocks", "sampler"):
         table.add_column(name, no_wrap=True)
-    for name in ("accuracy", "95 %", "mean NFE", "tokens/NFE", "s/answer"):
+    further = list(dict.fromkeys(name for point in points for name in point.further))
+    for name in ("accuracy", "95 %", *further, "mean NFE", "tokens/NFE", "s/answer"):
         table.add_column(name, justify="right", no_wrap=True)
     several = len({point.setting.template for point in points}) > 1
     for point in points:
         setting = point.setting
         low, high = point.accuracy_interval
+        beside = [f"{point.further[name].accuracy:.1%}" if name in point.further else "-" for name in further]
         table.add_row(
             styled(f"{setting.task}, {setting.template}" if several else setting.task),
             "full" if setting.block_length is None else str(setting.block_length),
             styled(setting.sampler),
             f"{point.accuracy:.1%}",
             f"{low:.1%} to {high:.1%}",
+            *beside,
             f"{point.nfe_mean:.1f}",
             f"{point.tokens_per_forward_to_eos:.2f}",
             f"{point.seconds_per_sequence.get('total', float('nan')):.3f}",

@@ -20,7 +20,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries, say
 from hf_unmask.cli.train_help import show_help
 from hf_unmask.cli.train_next import next_steps
-from hf_unmask.evaluation.scoring import TINY_METRICS, metric_by_task
 from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.trainers.callbacks import StopAtRolloutBoundary
 from hf_unmask.trainers.checkpoints import newest_whole, only_run
@@ -121,13 +120,13 @@ def build(script: ScriptArguments, args: UnmaskingGRPOConfig) -> UnmaskingGRPOTr
 def rewards(script: ScriptArguments, trust_remote_code: bool = False) -> list[Any]:
     """What is rewarded and, beside it with weight 0, what is only logged."""
     options: Mapping[str, Any] = {"allow_code_execution": True} if script.allow_code_execution else {}
-    correct = EvaluateReward(
-        metric_by_task(script.metric) if script.metric else TINY_METRICS,
-        revision=script.metric_revision,
-        trust_remote_code=trust_remote_code,
-        **options,
+    correct, *further = (
+        EvaluateReward(metric, revision=script.metric_revision, trust_remote_code=trust_remote_code, **options)
+        for metric in script.metrics
     )
-    return [correct] if script.reward == "correctness" else [SpeedReward(correct, script.reward), correct]
+    if script.reward == "correctness":
+        return [correct, *further]
+    return [SpeedReward(correct, script.reward), correct, *further]
 
 
 def _begin(script: ScriptArguments, args: UnmaskingGRPOConfig, checkpoint: str | None, damaged: Sequence[str]) -> None:

@@ -128,4 +128,6 @@ def _of_prompt(path: Path, task: str, prompt_id: int) -> list[Sample]:
 
 
 def _verdict(sample: Sample) -> str:
-    return {1.0: "correct", 0.0: "wrong"}.get(sample.score, f"score {sample.score:g}")
+    words = {1.0: "correct", 0.0: "wrong"}
+    further = [f"{name} {words.get(score, f'{score:g}')}" for name, score in sample.further.items()]
+    return ", ".join([words.get(sample.score, f"score {sample.score:g}"), *further])

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from hf_unmask.metrics.well_formed.written_work import read_expression, well_formed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,6 +35,12 @@ class HeldOut:
         if self.task == "chain_sum":
             return last_number(text) == self.answer
         return text.strip() == self.answer
+
+    def well_formed(self, text: str) -> bool:
+        """Whether it is right with all that is written: the work of a sum too, as the metric of that name judges it."""
+        if self.task == "chain_sum":
+            return well_formed(text, Fraction(self.answer), read_expression(self.metadata["expression"]))
+        return self.solved_by(text)
 
 
 def load_tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -18,6 +18,7 @@ from commands import call
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from hf_unmask.cli.train import rewards
 from hf_unmask.evaluation.scoring import metric_by_task
 from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
@@ -94,7 +95,8 @@ def test_the_best_checkpoint_is_the_policy(finished: tuple[Path, str]) -> None:
     kept, there = (load_file(place / "model.safetensors") for place in (folder, chosen))
     assert all(torch.equal(kept[name], there[name]) for name in kept)
     # correctness alone is logged beside the reward
-    assert "eval_rewards/sudoku" in best or any(name.startswith("eval_rewards/answer") for name in best)
+    strict, loose = (best[f"eval_rewards/{name}_sudoku"] for name in ("well_formed", "answer_match"))
+    assert 0 <= strict == loose  # of sudokus there is one metric
 
 
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(
@@ -409,6 +411,25 @@ def test_metrics_by_task(tmp_path: Path) -> None:
     assert metric_by_task(str(tmp_path / "v=1,x")) == str(tmp_path / "v=1,x")
     assert metric_by_task("sudoku") == "sudoku"
     assert metric_by_task("a=sudoku,b=answer_match") == {"a": "sudoku", "b": "answer_match"}
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "weights"),
+    [
+        ([], ["fast_answer_match_sudoku", "answer_match_sudoku", "well_formed_sudoku"], [1, 0, 0]),
+        (["--dataset", "tiny:chain_sum", "--metric", "well_formed"], ["fast_well_formed", "well_formed"], [1, 0]),
+        (["--reward", "correctness"], ["answer_match_sudoku", "well_formed_sudoku"], [1, 0]),
+        (["--reward", "correctness", "--metric", "well_formed"], ["well_formed"], None),
+        (
+            ["--metric", "chain_sum=well_formed+answer_match,mini_sudoku=sudoku"],
+            ["fast_well_formed_sudoku", "well_formed_sudoku", "answer_match_sudoku"],
+            [1, 0, 0],
+        ),
+    ],
+)
+def test_the_first_metric_is_rewarded_and_the_others_logged(given: list[str], names: list[str], weights: Any) -> None:
+    script, args = parse(["--output", "o", *given], {})
+    assert [reward.__name__ for reward in rewards(script)] == names and args.reward_weights == weights
 
 
 def test_log_lines_are_short() -> None:

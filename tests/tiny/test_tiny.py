@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import hf_unmask
 from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.samplers import ConfidenceSampler
-from hf_unmask.tiny import TASKS, answer_length, held_out, last_number
+from hf_unmask.tiny import TASKS, HeldOut, answer_length, held_out, last_number
 from hf_unmask.trainers import problems
 
 FOLDER = Path(hf_unmask.__file__).parent / "tiny"
@@ -84,6 +84,9 @@ def test_worked_solutions_end_in_the_answer():
         assert last_number(problem.solution) == problem.answer
         expression = problem.metadata["expression"]
         assert eval(expression) == int(problem.answer)  # digits and signs only
+        held = HeldOut(problem.task, problem.prompt, problem.answer, problem.metadata)
+        assert held.well_formed(problem.solution) and held.well_formed(f" so the answer is {problem.answer}")
+        assert not held.well_formed(problem.solution.replace("=", f"={problem.answer}1", 1))
 
 
 def test_data_holds_no_worked_solution():
@@ -113,7 +116,7 @@ def test_it_solves_held_out_problems(tiny, task, least):
     """A wrong checkpoint, tokenizer or prompt format would show here. The exact figures are in the README."""
     setting = Setting(task, answer_length(task) // 4, ConfidenceSampler())
     row = measure(*tiny, setting, held_out(task, "validation", 50))
-    assert row.accuracy >= least
+    assert row.accuracy >= least and least - 0.1 <= row.well_formed <= row.accuracy
 
 
 @pytest.fixture

@@ -84,6 +84,16 @@ def test_a_packaged_metric_per_completion(chat):
     assert EvaluateReward("answer_match")(completions=texts, answer=["7", "7", "9"], steps=[1, 1, 1]) == [1, 0, 1]
 
 
+def test_the_strict_metric_is_a_reward_that_reads_the_expression():
+    """A policy that is paid for garbled work, because the column that tells is left out."""
+    texts = ["5+9=14 so 14+3=17 total 17", "9+5=14 so 14+3=17 total 17", "5+9=14 so 143=17 total 17", "total 17"]
+    columns = {"completions": texts, "answer": ["17"] * 4, "task": ["chain_sum"] * 4, "puzzle": [None] * 4}
+    strict = EvaluateReward({"chain_sum": "well_formed", "mini_sudoku": "sudoku"})
+    assert strict(**columns, expression=["5+9+3"] * 4) == [1, 0, 0, 1] and strict(**columns) == [1, 1, 0, 1]
+    with pytest.raises(ValueError, match="must be one metric, got 'answer_match\\+well_formed'"):
+        EvaluateReward("answer_match+well_formed")
+
+
 def test_a_metric_per_task_gets_its_own_rows_and_columns():
     """Rows scored by another task's metric, in another order, or without the puzzle."""
     reward = EvaluateReward({"sum": "answer_match", "mini_sudoku": "sudoku"})
