@@ -105,7 +105,7 @@ def _measure_all(
 def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
     table = Table(title=f"{limit} {split} problems per task, embedded model", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for name in ("accuracy", "well formed", "mean NFE", "tokens/NFE", "seconds", "s/answer"):
+    for name in ("accuracy", "well formed", "NFE", "tokens/NFE", "s/answer"):
         table.add_column(name, justify="right", no_wrap=True)
     for (task, regime), group in itertools.groupby(rows, key=lambda row: (row.task, row.regime)):
         table.add_section()
@@ -117,13 +117,12 @@ def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
                 f"{row.well_formed:.1%}",
                 f"{row.nfe:.1f}",
                 f"{row.tokens_per_forward:.2f}",
-                f"{row.seconds:.1f}",
                 f"{row.seconds_per_sequence:.3f}",
             )
     make_console().print(table)
     say(
         "accuracy: the answer is right, whatever is written before it. well formed: every written step is right too.",
-        "NFE: forward passes of the model per answer. Blocks are filled left to right.",
+        "NFE: mean forward passes of the model per answer. Blocks are filled left to right.",
     )
 
 
@@ -140,6 +139,6 @@ def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, 
     say("", f"{problem.prompt!r} with {setting.label}, {setting.regime}:")
     with watching(make_console(), tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
         texts, output = answer(model, tokenizer, setting, [problem.prompt], seed=seed, on_step=show)
-    verdict = "right" if problem.solved_by(texts[0]) else f"wrong, expected {problem.answer!r}"
-    work = "well formed" if problem.well_formed(texts[0]) else "not well formed"
-    say(f"{int(output.nfe[0])} forward passes; the answer is {verdict}, and {work}.")
+    right = "right and well formed" if problem.well_formed(texts[0]) else "right, but not well formed"
+    verdict = right if problem.solved_by(texts[0]) else f"wrong, expected {problem.answer!r}"
+    say(f"{int(output.nfe[0])} forward passes; the answer is {verdict}.")

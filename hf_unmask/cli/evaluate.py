@@ -149,6 +149,9 @@ def _print_table(points: list[OperatingPoint]) -> None:
     from rich import box
     from rich.table import Table
 
+    from hf_unmask.metrics import METRICS
+    from hf_unmask.results.several_metrics import metrics_of
+
     console = make_console(width=160)
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("task", "blocks", "sampler"):
@@ -173,4 +176,8 @@ def _print_table(points: list[OperatingPoint]) -> None:
             f"{point.seconds_per_sequence.get('total', float('nan')):.3f}",
         )
     console.print(table)
+    deciding = {point.setting.metric for point in points}
+    for name in metrics_of(points):
+        what = f": {METRICS[name]}" if name in METRICS else ""
+        say(f"{'accuracy, ' if name in deciding else ''}{name}{what}.")
     say("tokens/NFE: answer tokens before the first stop token per forward pass.")

@@ -501,7 +501,8 @@ def test_command_line(tmp_path):
     assert read_results(tmp_path / "results.json")[0].setting.model == "tiny"
     assert [list(record["further"]) for record in value["records"]] == [["well_formed"]] * 2
     table = call(*command).stdout
-    assert "left_to_right:k=40" in table and "full" in table and "well_formed" in table
+    assert "left_to_right:k=40" in table and "full" in table
+    assert "accuracy, answer_match: the final answer is right" in table and "\nwell_formed: the final answer" in table
 
 
 @pytest.mark.parametrize(

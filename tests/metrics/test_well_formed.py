@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hf_unmask.evaluation.problems import load_problems
 from hf_unmask.evaluation.scoring import Scorer
 from hf_unmask.metrics import load_metric, metric_path
 from hf_unmask.metrics.well_formed.written_work import read_expression, well_formed
@@ -114,6 +115,14 @@ def test_no_text_takes_long(text: tuple[str, str]) -> None:
     assert not well_formed(text[1], Fraction(1))
     assert load_metric("answer_match").compute(predictions=[text[1]], references=["8"])["score"] == 0
     assert time.process_time() - began < 2
+
+
+def test_a_prompt_may_be_the_expression() -> None:
+    """Terms in any order that pass because the data set calls the expression otherwise."""
+    rows = [{"prompt": "5+9=", "answer": "14"}] * 2
+    scorer, texts = Scorer.of("well_formed", {}), ["5+9=14", "9+5=14"]
+    assert scorer(texts, load_problems(rows, columns={"expression": "prompt"})) == ([1, 0], ["14", "14"])
+    assert scorer(texts, load_problems(rows))[0] == [1, 1]
 
 
 def test_a_copy_stands_alone_and_its_fingerprint_covers_the_judge(tmp_path: Path) -> None:
