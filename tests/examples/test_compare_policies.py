@@ -46,16 +46,23 @@ def test_other_training_seeds_are_found_where_they_are_finished(script, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_publishes_one_comparison(script, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("task", ["mini_sudoku", "chain_sum"])
+def test_a_run_publishes_one_comparison(script, tmp_path, monkeypatch, capsys, task):
+    monkeypatch.setattr(script, "TASKS", (task,))
+    metrics = {"mini_sudoku": ["sudoku"], "chain_sum": ["answer_match", "well_formed"]}[task]
     shutil.copytree(PACKAGED / "tiny-speed", tmp_path / "seed" / "speed")
     given = ["--quick", "--out", "out", "--seeds", "seed", "--conditioned", "none", "--publish"]
     start(monkeypatch, script, *given)
     readme = (tmp_path / "README.md").read_text("utf-8")
-    assert checked_rows(readme, tmp_path / "model_cards") == 12
+    assert checked_rows(readme, tmp_path / "model_cards") == 12 * len(metrics)
+    assert [row["metric"] for row in summary_of(readme)[: 3 * len(metrics)]] == [m for m in metrics for _ in range(3)]
+    card = (tmp_path / "model_cards" / "tiny-speed.md").read_text("utf-8")
+    assert f"- `{metrics[0]}`, the accuracy of {task}: " in card and all(f"\n- `{name}`" in card for name in metrics)
     assert "it covers the choice of prompts only" in readme
     speed = [row for row in summary_of(readme) if row["policy"] == "`tiny-speed`"]
     assert all(row["other training seeds"] == row["accuracy (NFE)"] for row in speed)  # the same weights here
-    found = json.loads((tmp_path / "out" / "policies.json").read_text("utf-8"))["tasks"]["mini_sudoku"]
+    found = json.loads((tmp_path / "out" / "policies.json").read_text("utf-8"))["tasks"][task]
+    assert {name.rpartition(" by ")[2] for name in found if not name.startswith("blind ")} == set(metrics)
     blocks = {
         rival["point"]["setting"]["block_length"]
         for rounds in found.values()
