@@ -68,12 +68,20 @@ def problems(task: str, split: str, *, seed: int) -> Iterator[Problem]:
 
 
 def distinct(task: str, split: str, count: int, *, seed: int) -> list[Problem]:
-    """``count`` problems with different prompts."""
+    """``count`` problems with different prompts.
+
+    Raises:
+        ValueError: there are not so many, as far as drawing tells.
+    """
     found: dict[str, Problem] = {}
+    known = 0  # drawn since the last new one
     for problem in problems(task, split, seed=seed):
-        found.setdefault(problem.prompt, problem)
         if len(found) == count:
             break
+        known = known + 1 if problem.prompt in found else 0
+        found.setdefault(problem.prompt, problem)
+        if known > 20 * len(found) + 1000:
+            raise ValueError(f"{task} has no {count} different problems in {split!r}, only {len(found)}: ask for fewer")
     return list(found.values())
 
 

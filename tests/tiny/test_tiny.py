@@ -1,6 +1,7 @@
 """The embedded model and its problems are what the README says they are."""
 
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -145,3 +146,12 @@ def test_training_resumes_exactly(train, tmp_path):
     assert whole["done"] == parts["done"] == 4
     torch.testing.assert_close(parts["model"], whole["model"], rtol=0, atol=2e-3)
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "exported").config.num_hidden_layers == 1
+
+
+def test_more_problems_than_there_are(monkeypatch):
+    """A search that never ends. What there is of the real ones takes hours to draw: three stand for them."""
+    few = held_out("chain_sum", "test", 3)
+    monkeypatch.setattr(problems, "problems", lambda *_, **__: itertools.cycle(few))
+    assert problems.distinct("chain_sum", "test", 3, seed=0) == few
+    with pytest.raises(ValueError, match="chain_sum has no 4 different problems in 'test', only 3: ask for fewer"):
+        problems.distinct("chain_sum", "test", 4, seed=0)
