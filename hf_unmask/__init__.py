@@ -33,8 +33,8 @@ _HOME = {
     "detach": "doors.attaching",
     "encode_prompts": "denoisers.texts",
     "evaluate_samplers": "evaluation.running",
-    "generate": "generation.loop",
-    "generate_stream": "generation.loop",
+    "generate": "doors.generating",
+    "generate_stream": "doors.generating",
     "load_denoiser": "doors.loading",
     "load_tiny": "tiny",
     "parse_sampler": "samplers.specs",
@@ -78,10 +78,11 @@ if TYPE_CHECKING:
     from hf_unmask.denoisers.texts import encode_prompts
     from hf_unmask.doors.attaching import AttachedGenerate, attach, detach
     from hf_unmask.doors.check import check
+    from hf_unmask.doors.generating import generate, generate_stream
     from hf_unmask.doors.loading import load_denoiser
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.generation.configuration import UnmaskingGenerationConfig
-    from hf_unmask.generation.loop import RowStream, generate, generate_stream
+    from hf_unmask.generation.loop import RowStream
     from hf_unmask.generation.output import StepEvent, StreamedRow, Trajectory, UnmaskOutput
     from hf_unmask.generation.step import Needs, Noise, Selection, Step
     from hf_unmask.policy import UnmaskingPolicy, UnmaskingPolicyConfig

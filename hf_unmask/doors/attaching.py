@@ -13,7 +13,8 @@ from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.families import Attention
 from hf_unmask.denoisers.wrappers import unwrapped
 from hf_unmask.doors import random_canvas
-from hf_unmask.generation.loop import generate
+from hf_unmask.doors.generating import generate
+from hf_unmask.samplers.specs import as_sampler, is_spec
 
 
 class AttachedGenerate:
@@ -26,7 +27,7 @@ class AttachedGenerate:
     def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
         model = self.denoiser.model
         if sampler is None:
-            return _own_generate(model, self.own)(*args, **kwargs)
+            return _own_generate(model, self.own)(*args, **_with_sampler(kwargs))
         for name in ("input_ids", "inputs"):
             if not args and name in kwargs:
                 args = (kwargs.pop(name),)
@@ -51,6 +52,7 @@ class AttachedCanvas(AttachedGenerate):
     def __call__(self, *args: Any, sampler: Any = None, **kwargs: Any) -> Any:
         if sampler is None:
             return self._without(*args, **kwargs)
+        sampler = as_sampler(sampler)
         random_canvas.check_sampler(sampler)
         try:
             return random_canvas.generate(self.model, sampler, *args, **kwargs)
@@ -70,6 +72,12 @@ class AttachedCanvas(AttachedGenerate):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AttachedCanvas:
         return AttachedCanvas(copy.deepcopy(self.model, memo), copy.deepcopy(self.own, memo))
+
+
+def _with_sampler(options: dict[str, Any]) -> dict[str, Any]:
+    """``custom_generate="threshold:0.9"`` as the sampler it names; transformers would look for such a repository."""
+    given = options.get("custom_generate")
+    return options | ({"custom_generate": as_sampler(given)} if is_spec(given) else {})
 
 
 def _own_generate(model: nn.Module, present: Any) -> Any:
@@ -106,12 +114,13 @@ def attach(
     attention: Attention | None = None,
     block_length: int | None = None,
 ) -> nn.Module:
-    """Make ``model.generate(input_ids, sampler=...)`` work on this instance, and return it.
+    """Make ``model.generate(input_ids, sampler="threshold:0.9")`` work on this instance, and return it.
 
-    Works on models without a ``generate`` and on remote-code ones that swallow unknown arguments. Without
-    ``sampler`` the model's own ``generate`` runs. The arguments are those of `Denoiser.from_model`; a model without a
-    mask token takes none, and its own loop runs with the sampler in it. Attaching again the same way, or with no
-    arguments, does nothing. Copies stay attached; an unpickled model must be attached again.
+    A sampler is an object or its spec. Works on models without a ``generate`` and on remote-code ones that swallow
+    unknown arguments. Without ``sampler`` the model's own ``generate`` runs. The arguments are those of
+    `Denoiser.from_model`; a model without a mask token takes none, and its own loop runs with the sampler in it.
+    Attaching again the same way, or with no arguments, does nothing. Copies stay attached; an unpickled model must be
+    attached again.
 
     Raises:
         ValueError: the model is attached with other conventions (``detach`` it first), or cannot be adapted.

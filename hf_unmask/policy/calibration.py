@@ -85,7 +85,7 @@ class CalibrationMixin:
         def measure(value: float) -> float:
             sampler: Any = replace(self, **{chosen: value})  # type: ignore[type-var]  # a dataclass below
             counts = [_nfe(generate(model, **batch, sampler=sampler, **fixed)) for batch in batches]
-            return float(torch.cat(counts).double().mean())
+            return float(torch.cat(counts).cpu().double().mean())
 
         search = _Search(measure, target_nfe, tolerance, max_tries)
         low, high = search.ends(0.0, 1.0) if chosen == "speed" else search.bracket(self.beta)

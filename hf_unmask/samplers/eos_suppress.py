@@ -49,7 +49,7 @@ class EosSuppressSampler(Sampler):
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         text = step.masked & step.valid & ~step.stop
         text_before = text.cumsum(-1) > 0
-        allowed = at_least_one(~(step.stop & text_before), step.eligible, by=-step.index.double())
+        allowed = at_least_one(~(step.stop & text_before), step.eligible, by=-step.index.float())
         return self.inner.select(replace(step, eligible=allowed), state, noise)
 
     def __str__(self) -> str:

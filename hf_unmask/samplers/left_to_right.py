@@ -28,4 +28,4 @@ class LeftToRightSampler(RankedSampler):
 
     def score(self, step: Step, noise: Noise) -> Tensor:
         del noise
-        return -step.index.double()
+        return -step.index.float()

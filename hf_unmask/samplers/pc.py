@@ -47,9 +47,10 @@ class PCSampler(RankedSampler):
         del noise
         gain = step.confidence
         if self.frequencies is not None:
-            ids, surprisal = (t.to(gain.device) for t in surprisals(self.frequencies))
+            ids, surprisal = surprisals(self.frequencies)
+            ids, surprisal = ids.to(gain.device), surprisal.to(gain)  # not every device has float64
             place = torch.searchsorted(ids, step.proposal).clamp(max=len(ids) - 1)
-            gain = gain * surprisal[place].where(ids[place] == step.proposal, surprisal.max()).to(gain.dtype)
+            gain = gain * surprisal[place].where(ids[place] == step.proposal, surprisal.max())
         least = torch.finfo(gain.dtype).tiny  # compares logarithms (exp underflows far out), kept finite
         return gain.clamp(min=least, max=self.alpha).log() - self.decay * step.index.to(gain.dtype)
 

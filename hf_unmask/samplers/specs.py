@@ -1,5 +1,8 @@
 """Samplers as text: ``name:key=value;key=value``, with sweeps ``a..b/n`` that stand for n evenly spaced points.
 
+The first parameter needs no name: ``threshold:0.9`` is ``threshold:threshold=0.9``, as ``str(sampler)`` writes it.
+Nothing heavy is imported before a spec is known to be well formed.
+
 A policy's path and a value may stand in quotes, and must if they hold spaces or signs of a spec:
 ``learned:"my runs/x";speed=0.5``, see `hf_unmask.results.spec_text`. ``str(sampler)`` puts them there.
 """
@@ -7,49 +10,23 @@ A policy's path and a value may stand in quotes, and must if they hold spaces or
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, Field, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_unmask.results.spec_text import pieces, unquoted, without_names, without_quotes
-from hf_unmask.samplers.base import Sampler
-from hf_unmask.samplers.confidence import ConfidenceSampler
-from hf_unmask.samplers.credit import CreditSampler
-from hf_unmask.samplers.dilated import DilatedSampler
-from hf_unmask.samplers.entropy import EntropySampler
-from hf_unmask.samplers.entropy_bound import EntropyBoundSampler
-from hf_unmask.samplers.eos_suppress import EosSuppressSampler
-from hf_unmask.samplers.factor import FactorSampler
-from hf_unmask.samplers.klass import KLASSSampler
-from hf_unmask.samplers.left_to_right import LeftToRightSampler
-from hf_unmask.samplers.margin import MarginSampler
-from hf_unmask.samplers.pc import PCSampler
-from hf_unmask.samplers.random import RandomSampler
-from hf_unmask.samplers.threshold import ThresholdSampler
+from hf_unmask.samplers.catalogue import HEURISTICS, LEARNED, LEARNED_PARAMETERS, Row
 
-_CLASSES: tuple[type[Sampler], ...] = (
-    ConfidenceSampler,
-    CreditSampler,
-    DilatedSampler,
-    EntropyBoundSampler,
-    EntropySampler,
-    EosSuppressSampler,
-    FactorSampler,
-    KLASSSampler,
-    LeftToRightSampler,
-    MarginSampler,
-    PCSampler,
-    RandomSampler,
-    ThresholdSampler,
-)
-_BY_NAME = {cls.name: cls for cls in _CLASSES}
-_LEARNED = "learned"
+if TYPE_CHECKING:
+    from hf_unmask.samplers.base import Sampler
+
+_WRAPPER = "eos_suppress"
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
-_SWEEP = re.compile(rf"(?<==)({_NUMBER})\.\.({_NUMBER})/(\d+)(?=[;)]|$)")
+_SWEEP = re.compile(rf"(?<=[=:])({_NUMBER})\.\.({_NUMBER})/(\d+)(?=[;)]|$)")
 _SWEEP_LIKE = re.compile(rf"{_NUMBER}\.\.{_NUMBER}(/.*)?")
 _WRAPPED = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 #: The beginning of a spec: a sampler's name, perhaps in brackets of others.
@@ -67,7 +44,7 @@ class SamplerRow(NamedTuple):
 
 
 def parse_sampler(spec: str) -> Sampler:
-    """The sampler of one spec, e.g. ``threshold:threshold=0.8``. Inverse of ``str(sampler)``.
+    """The sampler of one spec, e.g. ``threshold:0.8``. Undoes ``str(sampler)``.
 
     ``learned:NAME;key=value`` loads a policy (a path, a repository or ``builtin:NAME``), ``eos_suppress(SPEC)`` wraps
     another sampler. A spec that is not understood raises a ValueError that shows it and what is allowed.
@@ -81,6 +58,11 @@ def parse_sampler(spec: str) -> Sampler:
         raise ValueError(f"sampler spec {spec!r}: {error}") from error
 
 
+def as_sampler(sampler: Any) -> Any:
+    """A sampler as it is, a spec as the sampler that it names."""
+    return parse_sampler(sampler) if isinstance(sampler, str) else sampler
+
+
 def parse_samplers(texts: Sequence[str]) -> list[Sampler]:
     """All samplers of the texts, in order: specs separated by spaces, sweeps expanded (several: all combinations)."""
     specs = [spec for text in ([texts] if isinstance(texts, str) else texts) for spec in _separated(text)]
@@ -90,30 +72,31 @@ def parse_samplers(texts: Sequence[str]) -> list[Sampler]:
 
 
 def sampler_table() -> list[SamplerRow]:
-    """One row per sampler, in the order of names. Loads no policy code."""
-    rows = [_row(cls) for cls in _CLASSES]
-    summary = "A trained policy: a path, a repository or `builtin:NAME`, and its dials."
+    """One row per sampler, in the order of names. Imports none of them."""
+    rows = [
+        SamplerRow(row.name, row.class_name, row.shown_parameters, row.summary, row.source)
+        for row in HEURISTICS.values()
+    ]
     rows.append(
         SamplerRow(
-            _LEARNED,
+            LEARNED,
             "LearnedUnmaskingSampler",
             "NAME, policy_temperature, beta, speed, greedy, revision",
-            summary,
+            "A trained policy: a path, a repository or `builtin:NAME`, and its dials.",
             "https://arxiv.org/abs/2512.09106",
         )
     )
     return sorted(rows)
 
 
-def _row(cls: type[Sampler]) -> SamplerRow:
-    doc = cls.__doc__ or ""
-    link = re.search(r"https://[^\s,;)]+[^\s,;).]", doc)
-    parameters = ", ".join(f"{f.name}={f.default}" for f in fields(cls))
-    return SamplerRow(cls.name, cls.__name__, parameters, doc.strip().splitlines()[0], link.group() if link else "")
+def is_spec(text: object) -> bool:
+    """Whether a text begins as a spec does: with a sampler's name, which no path or repository shares with it."""
+    begins = _BEGINNING.match(text) if isinstance(text, str) else None
+    return begins is not None and begins[1] in _names() and not os.path.exists(str(text))
 
 
 def _names() -> list[str]:
-    return sorted([*_BY_NAME, _LEARNED])
+    return sorted([*HEURISTICS, LEARNED])
 
 
 def _allowed(names: Iterable[str], given: str = "") -> str:
@@ -140,7 +123,7 @@ def _separated(text: str) -> list[str]:
 
 def _ends_in_path(spec: str) -> bool:
     begins = _BEGINNING.match(spec)
-    return begins is not None and begins[1] == _LEARNED and len(pieces(spec)) == 1
+    return begins is not None and begins[1] == LEARNED and len(pieces(spec)) == 1
 
 
 def _expand(spec: str) -> list[str]:
@@ -161,40 +144,48 @@ def _expand(spec: str) -> list[str]:
 def _parse(text: str) -> Sampler:
     wrapped = _WRAPPED.fullmatch(text)
     if wrapped is not None:
-        if wrapped[1] != EosSuppressSampler.name:
-            raise ValueError(
-                f"{wrapped[1]!r} wraps no other sampler; {_allowed([EosSuppressSampler.name], wrapped[1])}"
-            )
-        return EosSuppressSampler(_parse(wrapped[2]))
+        if wrapped[1] != _WRAPPER:
+            raise ValueError(f"{wrapped[1]!r} wraps no other sampler; {_allowed([_WRAPPER], wrapped[1])}")
+        inner = _parse(wrapped[2])
+        return HEURISTICS[_WRAPPER].load()(inner)  # type: ignore[call-arg]  # the wrapper's only parameter
     head, *parts = pieces(text)
     name, colon, first = head.partition(":")
     if parts and not colon:
         name = text
-    if name == _LEARNED:
+    if name == LEARNED:
         return _learned(first, parts)
-    if name not in _BY_NAME:
+    if name not in HEURISTICS:
         raise ValueError(f"unknown sampler {name!r}; {_allowed(_names(), name)}")
-    cls = _BY_NAME[name]
-    known = {f.name: f for f in fields(cls)}
-    types = get_type_hints(cls)
-    options = _options([first, *parts] if first or parts else [])
+    values = _values(HEURISTICS[name], [first, *parts] if first or parts else [])
+    return HEURISTICS[name].load()(**values)
+
+
+def _values(row: Row, parts: list[str]) -> dict[str, Any]:
+    """The parameters that the parts of a spec set."""
+    known = {one.name: one for one in row.parameters}
+    if parts and "=" not in without_quotes(f":{parts[0]}") and parts[0]:
+        parts = [f"{row.parameters[0].name}={parts[0]}", *parts[1:]]
+    options = _options(parts)
     for key in options:
         if key not in known:
-            raise ValueError(f"unknown parameter {key!r} of {name}; {_allowed(known, key)}")
-    return cls(**{key: _value(known[key], types[key], value) for key, value in options.items()})
+            raise ValueError(f"unknown parameter {key!r} of {row.name}; {_allowed(known, key)}")
+    return {key: known[key].value(value) for key, value in options.items()}
 
 
 def _learned(source: str, parts: list[str]) -> Sampler:
-    from hf_unmask.policy.hub.pretrained import SPEC_OPTIONS
-    from hf_unmask.samplers import LearnedUnmaskingSampler
-
     name = unquoted(source)
     key, equals, _ = source.partition("=")
-    if not name or (equals and key in SPEC_OPTIONS):
+    known = [one.name for one in LEARNED_PARAMETERS]
+    if not name or (equals and key in known):
         raise ValueError("name the policy first: learned:PATH, learned:ORG/REPO or learned:builtin:NAME")
     if name == source and len(words := name.split()) > 1 and not Path(name).expanduser().is_dir():
         raise ValueError(f"no folder {name!r}, and no sampler {words[1]!r}; {_allowed(_names(), words[1])}")
     options = {key: unquoted(value) for key, value in _options(parts).items()}
+    for key in options:
+        if key not in known:
+            raise ValueError(f"unknown parameter {key!r} of {LEARNED}; {_allowed(sorted(known), key)}")
+    from hf_unmask.samplers import LearnedUnmaskingSampler
+
     sampler: Sampler = LearnedUnmaskingSampler.from_spec(name, options)
     return sampler
 
@@ -212,26 +203,3 @@ def _options(parts: list[str]) -> dict[str, str]:
             raise ValueError(f"{part!r} is not a sweep: write {key}=FIRST..LAST/POINTS")
         options[key] = value
     return options
-
-
-def _value(parameter: Field[Any], declared: Any, text: str) -> Any:
-    """``text`` as the type that the dataclass field declares (one of int, float, bool, str, possibly or None)."""
-    kinds = get_args(declared) or (declared,)
-    if text == "None" and type(None) in kinds:
-        return None
-    kind = next(k for k in kinds if k is not type(None))
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if kind in (int, float, str):
-        try:
-            return kind(unquoted(text))
-        except ValueError:
-            pass
-    default = "" if parameter.default is MISSING else f" (default {parameter.default})"
-    if isinstance(kind, type) and issubclass(kind, Sampler):
-        raise ValueError(f"`{parameter.name}` is given in brackets: eos_suppress({text})")
-    raise ValueError(f"`{parameter.name}` must be {' or '.join(_type_name(k) for k in kinds)}{default}, got {text!r}")
-
-
-def _type_name(kind: Any) -> str:
-    return "None" if kind is type(None) else str(kind.__name__)

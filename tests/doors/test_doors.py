@@ -492,7 +492,20 @@ def test_one_sampler_serves_several_models():
     assert torch.equal(first[0], again[1]) and torch.equal(first[1], again[0])
 
 
+def test_a_spec_is_a_sampler_everywhere():
+    """Attached, in a function, as a stream, and where transformers would look for a repository of the name."""
+    model, rule = attach(llada_double()), ConfidenceSampler(k=2)
+    expected = model.generate(IDS, sampler=rule, **BASE)
+    assert torch.equal(model.generate(IDS, sampler="confidence:2", **BASE), expected)
+    assert torch.equal(hf_unmask.generate(model, IDS, sampler="confidence:2", **BASE), expected)
+    (row,) = hf_unmask.generate_stream(model, IDS[:1].tolist(), sampler="confidence:2", max_new_tokens=8)
+    assert torch.equal(row.output.sequences, expected[:1])
+    assert torch.equal(model.generate(IDS, custom_generate="confidence:2", **BASE), expected)
+
+
 def test_something_that_is_no_sampler():
     with pytest.raises(ValueError, match="`sampler` must be a sampler such as ThresholdSampler"):
-        attach(dream_double()).generate(IDS, sampler="threshold", **BASE)
+        attach(dream_double()).generate(IDS, sampler=0.9, **BASE)
+    with pytest.raises(ValueError, match="did you mean 'threshold'"):
+        attach(dream_double()).generate(IDS, sampler="thresold", **BASE)
     assert DreamDouble.generate is type(dream_double()).generate  # the class is never patched

@@ -17,8 +17,11 @@ from helpers import ALL_SAMPLERS, as_lists, confident, make_step, opened, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import hf_unmask.samplers
+from hf_unmask import generate
 from hf_unmask.generation.step import State
 from hf_unmask.samplers import (
     ConfidenceSampler,
@@ -662,10 +665,28 @@ def test_out_of_range_parameters_are_named(sampler):
                     type(sampler)(**{field.name: bad})
 
 
+class NoDoubles(TorchDispatchMode):
+    """Fails at the first tensor in float64."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        assert torch.float64 not in {one.dtype for one in tree_leaves(made) if isinstance(one, Tensor)}, func
+        return made
+
+
+def test_nothing_needs_float64(model, tmp_path):
+    """Apple's GPUs have none."""
+    frequency_table([7, 8, 8], tmp_path / "table.json")
+    samplers = [*ALL_SAMPLERS.values(), PCSampler(frequencies=str(tmp_path / "table.json"))]
+    with NoDoubles():
+        for sampler in samplers:
+            generate(model, torch.tensor([[5, 6]]), sampler=sampler, max_new_tokens=6, block_length=3, temperature=1.0)
+
+
 # The files
 
 FOLDER = Path(hf_unmask.samplers.__file__).parent
-FILES = sorted(p for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "base", "ranked", "specs"))
+FILES = sorted(p for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "base", "catalogue", "ranked", "specs"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

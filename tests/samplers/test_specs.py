@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args, get_type_hints
 
 import pytest
 from helpers import ALL_SAMPLERS
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hf_unmask.samplers
+from hf_unmask.policy.hub.pretrained import SPEC_OPTIONS
 from hf_unmask.samplers import (
     ConfidenceSampler,
     CreditSampler,
@@ -26,6 +28,7 @@ from hf_unmask.samplers import (
     Sampler,
     ThresholdSampler,
 )
+from hf_unmask.samplers.catalogue import HEURISTICS, LEARNED_PARAMETERS, SAMPLER
 from hf_unmask.samplers.pc import frequency_table
 from hf_unmask.samplers.specs import parse_sampler, parse_samplers, sampler_table
 
@@ -110,7 +113,13 @@ def test_several_samplers_and_several_sweeps():
         ("threshold:threshold=1.5", ["`threshold`", "<= 1.0", "1.5"]),
         ("threshold:threshold=nan", ["`threshold`", "nan"]),
         ("confidence:k=2;steps_per_block=2", ["either `k` or `steps_per_block`"]),
-        ("threshold:0.9", ["'0.9' is not key=value"]),
+        ("threshold:0.9;0.8", ["'0.8' is not key=value"]),
+        ("threshold:0.9;threshold=0.8", ["'threshold' is given twice"]),
+        ("threshold:high", ["`threshold` must be float", "'high'"]),
+        ("threshold:0.1..0.3", ["is not a sweep: write threshold=FIRST..LAST/POINTS"]),
+        ("confidence:steps_per_block=2;schedule=early", ["`schedule` must be even or late", "'early'"]),
+        ("learned:tiny-speed", ["did you mean builtin:tiny-speed?"]),
+        ("learned:builtin:tiny-speed;sped=1", ["unknown parameter 'sped' of learned; did you mean 'speed'?"]),
         ("threshold:threshold=", ["'threshold=' is not key=value"]),
         ("threshold:threshold=0.9;", ["'' is not key=value"]),
         ("klass:n=1;n=2", ["'n' is given twice"]),
@@ -168,6 +177,37 @@ def test_learned_specs_reach_the_learned_class(monkeypatch):
     speeds = [s.options for s in parse_samplers(["learned:org/policy;speed=0..1/6"])]
     assert speeds == [(("speed", v),) for v in ("0", "0.2", "0.4", "0.6", "0.8", "1")]
     assert parse_sampler("eos_suppress(learned:a/b;beta=2)") == EosSuppressSampler(Recorded("a/b", (("beta", "2"),)))
+
+
+def test_the_first_parameter_needs_no_name():
+    assert parse_sampler("threshold:0.8") == ThresholdSampler(0.8)
+    assert str(parse_sampler("threshold:0.8")) == "threshold:threshold=0.8"
+    assert parse_sampler("klass:0.8;n=3") == KLASSSampler(0.8, n=3)
+    assert parse_sampler("eos_suppress(confidence:4)") == EosSuppressSampler(ConfidenceSampler(4))
+    assert parse_samplers(["threshold:0.5..0.9/3 confidence:2"]) == [
+        *map(ThresholdSampler, (0.5, 0.7, 0.9)),
+        ConfidenceSampler(2),
+    ]
+
+
+def test_words_are_values_too():
+    """A schedule could not be said in a spec."""
+    sampler = ConfidenceSampler(steps_per_block=4, schedule="late")
+    assert parse_sampler(str(sampler)) == parse_sampler("confidence:steps_per_block=4;schedule=late") == sampler
+
+
+def test_the_catalogue_says_what_the_classes_say():
+    """It is read where a class would take seconds to load: a parameter that it does not know, another default."""
+    for row in HEURISTICS.values():
+        cls = row.load()
+        assert (cls.name, cls.__name__, cls.__doc__.strip().splitlines()[0]) == (row.name, row.class_name, row.summary)
+        assert re.search(r"https://[^\s,;)]+[^\s,;).]", cls.__doc__).group() == row.source
+        declared, types = dataclasses.fields(cls), get_type_hints(cls)
+        assert [f"{one.name}={one.default}" for one in declared] == row.shown_parameters.split(", ")
+        for one, parameter in zip(declared, row.parameters, strict=True):
+            kinds = get_args(types[one.name]) or (types[one.name],)
+            assert parameter.kinds == tuple(SAMPLER if kind is Sampler else kind for kind in kinds)
+    assert {one.name: one.kinds[0] for one in LEARNED_PARAMETERS} == SPEC_OPTIONS
 
 
 def test_table():
