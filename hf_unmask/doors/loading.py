@@ -14,6 +14,8 @@ from hf_unmask.denoisers import compat
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.families import rows
 from hf_unmask.doors.attaching import attach
+from hf_unmask.doors.sources import check_source
+from hf_unmask.results.places import naming
 
 _ENTRIES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
@@ -41,7 +43,7 @@ def load_denoiser(
         trust_remote_code: run the code that comes with it.
         revision: branch, tag or commit of the weights, and of the code unless ``code_revision`` says otherwise.
         dtype: of the weights; "auto" takes the checkpoint's.
-        device: where to put the model; ``device_map`` spreads large ones.
+        device: where to put the model, "auto" for an accelerator if there is one; ``device_map`` spreads large ones.
         attn_implementation: of transformers' attention, such as "sdpa" or "eager". None: as the checkpoint says.
         tokenizer: asked for ids that the model's configs do not hold. None: the repository's own, if it has one.
         **conventions: as in `hf_unmask.attach`, for models of no known family.
@@ -52,7 +54,8 @@ def load_denoiser(
         OSError: no such folder or repository.
     """
     if device is not None:
-        check_device(device)
+        device = usable_device(device)
+    check_source(name)
     checkpoint = _Checkpoint.open(name, trust_remote_code, revision, code_revision)
     options = {"device_map": device_map, "attn_implementation": attn_implementation}
     with compat.library_names(checkpoint.shims):
@@ -74,16 +77,20 @@ def load_denoiser(
     return attach(model.eval(), tokenizer=tokenizer or checkpoint.tokenizer(), **conventions)
 
 
-def check_device(device: Any) -> None:
-    """Before gigabytes are loaded for it.
+def usable_device(device: Any = "auto") -> Any:
+    """The device itself, looked at before gigabytes are loaded for it; of "auto" the machine's accelerator, else "cpu".
 
     Raises:
         ValueError: torch knows no such device, or this machine has none.
     """
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if found is None else found.type
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
         raise ValueError(f"the device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
+    return device
 
 
 def load_outline(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Denoiser:
@@ -92,6 +99,7 @@ def load_outline(name: str, *, trust_remote_code: bool = False, revision: str | 
     Raises:
         ValueError, OSError: as `load_denoiser`.
     """
+    check_source(name, weights=False)
     checkpoint = _Checkpoint.open(name, trust_remote_code, revision, None)
     with compat.library_names(checkpoint.shims), torch.device("meta"):
         checkpoint.mend_class()
@@ -118,7 +126,7 @@ class _Checkpoint:
         source: dict[str, Any] = {} if revision is None else {"revision": revision}
         # without it, code would come from the main branch whatever revision was named
         code: dict[str, Any] = {"code_revision": code_revision or revision} if code_revision or revision else {}
-        with compat.library_names(compat.needed()):
+        with naming("the model", name), compat.library_names(compat.needed()):
             config = _config(name, trust_remote_code, source, code)
         entry = auto_class(config, name)
         own = (getattr(config, "auto_map", None) or {}).get(entry.__name__)

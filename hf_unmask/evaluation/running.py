@@ -35,6 +35,7 @@ from hf_unmask.evaluation.worker import Worker
 from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.results.aggregation import aggregate
 from hf_unmask.results.foreign_text import printable
+from hf_unmask.results.places import EVALUATION, require_own
 from hf_unmask.results.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 
 _LONGEST = 80  # characters beside the bar
@@ -144,6 +145,8 @@ def evaluate_samplers(  # noqa: PLR0913 - a protocol has many parts, and all of 
     here = Processes.here()
     if out == "" or (out is None and here.count > 1):
         raise ValueError(f"`out` must be a folder, which {here.count} process(es) share, got {out!r}")
+    if out is not None:
+        require_own(out, EVALUATION, option="out")
     with tempfile.TemporaryDirectory() if out is None else nullcontext(str(out)) as folder:
         return _carry_out(Worker(adapter, tokenizer), plan, batch_size, manifest, Path(folder), here, progress)
 

@@ -174,7 +174,7 @@ def read_results(path: Path) -> list[OperatingPoint]:
         ValueError: there is none.
     """
     if not path.is_file():
-        raise ValueError(f"no {path}; `hf-unmask evaluate --out {shlex.quote(str(path.parent))}` writes one")
+        raise ValueError(f"no {path}; `hf-unmask evaluate --output {shlex.quote(str(path.parent))}` writes one")
     data = path.read_bytes().removeprefix(BOM_UTF8)
     try:
         version = _adapter(_Version).validate_json(data).schema_version

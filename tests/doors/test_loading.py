@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import hf_unmask
-from hf_unmask.doors.loading import auto_class, load_outline
+from hf_unmask.doors.loading import auto_class, load_outline, usable_device
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,11 @@ def test_the_attention_is_chosen_when_loading(tmp_path):
         assert model.config._attn_implementation == kernel
         found[kernel] = model(ids).logits
     assert torch.allclose(found["eager"], found["sdpa"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_auto_takes_whatever_accelerator_there_is(kind, monkeypatch):
+    assert usable_device("auto") in ("cpu", str(torch.accelerator.current_accelerator()).partition(":")[0])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    assert usable_device("auto") == kind

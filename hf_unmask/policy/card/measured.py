@@ -160,7 +160,7 @@ def read_measured(folder: str | Path, name: str | None, public: str) -> Measured
     """What an evaluation found about a policy.
 
     Args:
-        folder: what ``hf-unmask evaluate --out`` wrote.
+        folder: what ``hf-unmask evaluate --output`` wrote.
         name: what the evaluation called the policy (folder, repository or ``builtin:`` name); only needed if it
             measured several.
         public: what readers are to call it.
@@ -175,7 +175,7 @@ def read_measured(folder: str | Path, name: str | None, public: str) -> Measured
         raise ImportError(f"results need {error.name}: pip install 'hf_unmask[evaluate]'") from error
     known = _policies(point.setting for point in contents.points)
     if not known:
-        raise ValueError(f"{folder} holds no results of a policy: evaluate it with --samplers learned:POLICY")
+        raise ValueError(f"{folder} holds no results of a policy: evaluate it with --sampler learned:POLICY")
     chosen = known[0] if len(known) == 1 else next((one for one in known if name and _same(one, name)), None)
     if chosen is None:
         raise ValueError(

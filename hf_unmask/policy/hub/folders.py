@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ from hf_unmask.policy.hub.locking import locked
 from hf_unmask.policy.hub.opening import read_inside
 from hf_unmask.policy.hub.workspace import workspace
 from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.results.places import EVALUATION, RUN, kinds, naming
 
 BUILTIN = "builtin:"
 _UNFINISHED = re.compile(r"\.config-[0-9a-f]{16}\.json")  # see `unfinished_config`
@@ -47,17 +49,36 @@ def find_policy(source: str | Path, **hub_options: Any) -> Path:
         return _packaged(name.removeprefix(BUILTIN))
     path = Path(name).expanduser()
     if path.is_dir():
+        _check_holds_policy(path, name)
         return path
     if path.exists():
         raise PolicyLoadError("path", f"a file, {name!r}", f"a folder with {CONFIG} and {WEIGHTS}")
     # Repository ids have at most one slash and no leading dot: anything else was meant as a path.
     if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
-        raise PolicyLoadError("path", f"no folder {name!r}", "a local folder, builtin:NAME or a repository org/name")
-    return download_policy(name, **hub_options)
+        near = difflib.get_close_matches(name, _packaged_names(), n=1)
+        meant = f" (did you mean {BUILTIN}{near[0]}?)" if near else ""
+        raise PolicyLoadError(
+            "path", f"no folder {name!r}", f"a local folder, builtin:NAME or a repository org/name{meant}"
+        )
+    with naming("the policy", name):
+        return download_policy(name, **hub_options)
+
+
+def _check_holds_policy(folder: Path, name: str) -> None:
+    """Say what a folder holds that has neither file of a policy, and where one might be."""
+    if any(os.path.lexists(folder / file) for file in (CONFIG, WEIGHTS)) or not (there := kinds(folder)):
+        return
+    checkpoints = sorted(folder.glob(f"checkpoint-*/{WEIGHTS}"), key=lambda path: (len(path.parent.name), str(path)))
+    where = f"; one of its checkpoints is {str(checkpoints[-1].parent)!r}" if checkpoints else ""
+    raise PolicyLoadError("path", f"{there[0]} in {name!r}", f"a folder with {CONFIG} and {WEIGHTS}{where}")
+
+
+def _packaged_names() -> list[str]:
+    return sorted(p.parent.name for p in PACKAGED.glob(f"*/{CONFIG}"))
 
 
 def _packaged(name: str) -> Path:
-    names = sorted(p.parent.name for p in PACKAGED.glob(f"*/{CONFIG}"))
+    names = _packaged_names()
     if name not in names:
         raise PolicyLoadError("builtin", f"{name!r}", f"one of the packaged policies {names or '(none are packaged)'}")
     return PACKAGED / name
@@ -134,6 +155,9 @@ def check_replaceable(folder: Path) -> None:
     Raises:
         ValueError: config.json or model.safetensors there are those of something else.
     """
+    other = [kind for kind in kinds(folder) if kind in (EVALUATION, RUN)]
+    if other:
+        raise ValueError(f"{str(folder)!r} holds {other[0]}: give another folder")
     there = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
     if not there or (CONFIG not in there and any(map(_is_unfinished, folder.iterdir()))):  # a save that was killed
         return
