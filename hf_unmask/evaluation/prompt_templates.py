@@ -7,6 +7,7 @@ through the tokenizer's chat template; what stands below a line ``---assistant--
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,22 @@ class Template:
         """Hash of the content."""
         return hashlib.sha256(repr((self.text, self.reply, self.chat)).encode()).hexdigest()[:16]
 
-    def ids(self, tokenizer: Any, prompt: str) -> list[int]:
-        """Token ids of a prompt.
+    def ids(self, tokenizer: Any, prompt: str, turns: Sequence[Mapping[str, str]] = ()) -> list[int]:
+        """Token ids of a prompt, behind the earlier ``turns`` of a conversation.
 
         Raises:
-            ValueError: a chat template for a tokenizer that has none.
+            ValueError: a chat template, or turns, for a tokenizer that has none.
         """
         text = self.text.replace(_FIELD, prompt)
-        if self.chat:
+        chat = self.chat or bool(turns)
+        if chat:
             if getattr(tokenizer, "chat_template", None) is None:
-                raise ValueError(f"template {self.name!r} is for conversations, but the tokenizer has no chat template")
-            turns = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+                what = f"template {self.name!r} is" if self.chat else f"{len(turns)} turns before a prompt are"
+                raise ValueError(f"{what} for conversations, but the tokenizer has no chat template")
+            said = [*turns, {"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
         # a chat template writes its special tokens itself
-        return list(tokenizer(text + self.reply, add_special_tokens=not self.chat)["input_ids"])
+        return list(tokenizer(text + self.reply, add_special_tokens=not chat)["input_ids"])
 
 
 def template_names() -> list[str]:

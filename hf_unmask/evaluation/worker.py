@@ -76,7 +76,7 @@ class Worker:
         self, denoiser: Denoiser, unit: Unit, sampler: Any, problems: Sequence[Problem], block_length: int | None
     ) -> UnmaskOutput:
         setting, draws = unit.task.setting, unit.task.draws
-        rows = [unit.task.template.ids(self.tokenizer, problem.prompt) for problem in problems]
+        rows = [unit.task.template.ids(self.tokenizer, problem.prompt, problem.turns) for problem in problems]
         seeds = [row_seed(unit.seed, problem.prompt_id, row % draws) for row, problem in enumerate(problems)]
         ids, mask = left_padded(rows, denoiser.filler_token_id)
         output = generate(
