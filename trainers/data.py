@@ -11,10 +11,11 @@ from hf_unmask.evaluation.problems import load_problems
 from hf_unmask.evaluation.prompt_templates import Template, load_template
 from hf_unmask.tiny import answer_length
 
+from .arguments import TINY, TINY_PROMPTS, ScriptArguments
 from .problems import TASKS, distinct
-from .script import TINY, TINY_PROMPTS, ScriptArguments
 
 Row = dict[str, Any]
+_TURNS = " turns"  # of a conversation, before its prompt; no column of a data set is called so
 
 
 def training_data(script: ScriptArguments, tokenizer: Any, seed: int) -> Dataset:
@@ -23,7 +24,7 @@ def training_data(script: ScriptArguments, tokenizer: Any, seed: int) -> Dataset
     if script.on_tiny:
         rows = fresh_problems(_shares(script), script.num_prompts or TINY_PROMPTS, seed)
     elif script.task_mix:
-        raise ValueError(f"--task_mix {' '.join(script.task_mix)} is for tiny's tasks, not for {script.dataset!r}")
+        raise ValueError(f"--task-mix {' '.join(script.task_mix)} is for tiny's tasks, not for {script.dataset!r}")
     else:
         rows = _load(str(script.dataset), script)[: script.num_prompts]
     return as_dataset(rows, template, tokenizer)
@@ -66,22 +67,28 @@ def as_dataset(rows: Sequence[Mapping[str, Any]], template: Template, tokenizer:
         raise ValueError(
             f"template {template.name!r} begins the model's reply: training takes templates without such a beginning"
         )
-    if template.chat and getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(f"template {template.name!r} is for conversations, but the tokenizer has no chat template")
-    names = dict.fromkeys(name for row in rows for name in row)
-    rendered = [{**{name: row.get(name) for name in names}, "prompt": _render(template, row["prompt"])} for row in rows]
+    chat = template.chat or any(row.get(_TURNS) for row in rows)
+    if chat and getattr(tokenizer, "chat_template", None) is None:
+        what = f"template {template.name!r} is" if template.chat else "the prompts are"
+        raise ValueError(f"{what} for conversations, but the tokenizer has no chat template")
+    names = dict.fromkeys(name for row in rows for name in row if name != _TURNS)
+    rendered = [{**{name: row.get(name) for name in names}, "prompt": _render(template, row, chat)} for row in rows]
     return Dataset.from_list(rendered)
 
 
-def _render(template: Template, prompt: str) -> Any:
-    text = template.text.replace("{prompt}", prompt)
-    return [{"role": "user", "content": text}] if template.chat else text
+def _render(template: Template, row: Mapping[str, Any], chat: bool) -> Any:
+    text = template.text.replace("{prompt}", row["prompt"])
+    return [*row.get(_TURNS, ()), {"role": "user", "content": text}] if chat else text
 
 
 def _load(name: str, script: ScriptArguments, limit: int | None = None) -> list[Row]:
     columns = dict(_pairs("--columns", script.columns or []))
     rows = [
-        {**problem.columns, "prompt": problem.prompt, "answer": problem.answer, "task": problem.task}
+        {
+            **problem.columns,
+            **({_TURNS: list(problem.turns)} if problem.turns else {}),
+            **{"prompt": problem.prompt, "answer": problem.answer, "task": problem.task},
+        }
         for problem in load_problems(name, limit=limit, columns=columns)
     ]
     if name.split(":")[0] == TINY:
@@ -95,13 +102,13 @@ def _shares(script: ScriptArguments) -> dict[str, float]:
     if task and (task not in TASKS or script.task_mix):
         raise ValueError(
             f"training problems are tiny or tiny:TASK with TASK of {', '.join(TASKS)}, got {script.dataset!r}"
-            + (f" with --task_mix {' '.join(script.task_mix)}" if script.task_mix else "")
+            + (f" with --task-mix {' '.join(script.task_mix)}" if script.task_mix else "")
         )
     if task:
         return {task: 1.0}
-    shares = {name: _number(text) for name, text in _pairs("--task_mix", script.task_mix or [f"{t}=1" for t in TASKS])}
+    shares = {name: _number(text) for name, text in _pairs("--task-mix", script.task_mix or [f"{t}=1" for t in TASKS])}
     if set(shares) - set(TASKS) or min(shares.values()) < 0 or not sum(shares.values()):
-        raise ValueError(f"--task_mix takes shares of {', '.join(TASKS)}, e.g. {TASKS[0]}=3, got {shares}")
+        raise ValueError(f"--task-mix takes shares of {', '.join(TASKS)}, e.g. {TASKS[0]}=3, got {shares}")
     return shares
 
 
@@ -109,7 +116,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"`--task_mix` takes NAME=SHARE, got {text!r} for a share") from None
+        raise ValueError(f"`--task-mix` takes NAME=SHARE, got {text!r} for a share") from None
 
 
 def _pairs(option: str, texts: Iterable[str]) -> Iterable[tuple[str, str]]:

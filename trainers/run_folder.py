@@ -13,9 +13,9 @@ from hf_unmask.policy.config import PolicyLoadError
 from hf_unmask.policy.hub.files import MAX_JSON, WEIGHTS, parse_json
 from hf_unmask.policy.hub.opening import read_inside
 
+from .arguments import ScriptArguments, option_of
 from .checkpoints import check_resumable, newest_whole, processes_of, write_json
 from .config import UnmaskingGRPOConfig
-from .script import ScriptArguments
 
 #: What a run is about, written when it starts.
 RECORD = "run.json"
@@ -53,6 +53,17 @@ def checkpoint_to_resume(script: ScriptArguments, args: UnmaskingGRPOConfig) -> 
     return None, damaged
 
 
+def finished_at(checkpoint: str | Path | None, args: UnmaskingGRPOConfig) -> int | None:
+    """The updates of a run that is at its end and has saved its policy; None for one that is not."""
+    if checkpoint is None or not (Path(args.output_dir) / WEIGHTS).exists():
+        return None
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
+    made, asked = int(state["global_step"]), args.max_steps
+    if asked <= 0:  # epochs are asked for
+        asked = int(state["max_steps"]) if state["num_train_epochs"] >= args.num_train_epochs else made + 1
+    return made if made >= asked else None
+
+
 def write_record(script: ScriptArguments, folder: str | Path) -> None:
     """Say what the run is about."""
     write_json(Path(folder) / RECORD, {"version": __version__, **_about(script)})
@@ -87,5 +98,5 @@ def _check_same(folder: Path, script: ScriptArguments) -> None:
         raise ValueError(f"{folder / RECORD} is damaged ({error}): arguments cannot be compared with it") from error
     other = [name for name in now if name in before and before[name] != now[name]]
     if other:
-        told = ", ".join(f"--{name} {before[name]} (now {now[name]})" for name in other)
+        told = ", ".join(f"{option_of(name)} {before[name]} (now {now[name]})" for name in other)
         raise ValueError(f"{folder} holds another run, with {told}: repeat its arguments, or take another --output")

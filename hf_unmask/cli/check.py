@@ -9,37 +9,33 @@ import typer
 from rich import box
 from rich.table import Table
 
-from hf_unmask.cli.terminal import (
-    JsonFlag,
-    load_model,
-    make_console,
-    plain_errors,
-    print_json,
-    quiet_libraries,
-    say,
-    styled,
-)
+from hf_unmask.cli.options import TINY, DeviceOption, DtypeOption, JsonFlag, RevisionOption, TrustOption
+from hf_unmask.cli.terminal import load_model, make_console, plain_errors, print_json, quiet_libraries, say, styled
 
 _COLOURS = {"pass": "green", "fail": "bold red", "not supported": "yellow"}
 
 
 def check(  # noqa: PLR0913 - one argument per option
-    model: Annotated[str, typer.Argument(help="Folder or repository of a denoiser, or `tiny`.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder or repository of a denoiser, or `tiny`.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The same, as in other commands.", hidden=True)] = None,
     text: Annotated[str | None, typer.Option(help="Something it could write. [default: English sentences]")] = None,
     prompt: Annotated[str | None, typer.Option(help="What stands before it, for models that only answer.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run model code that comes with the repository.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="[default: cuda if there is one, else cpu]")] = None,
+    trust_remote_code: TrustOption = False,
+    revision: RevisionOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Prove from a model's weights that shift, mask token, padding, caches and stop tokens are what is assumed."""
     with plain_errors():
         from hf_unmask.doors.check import check as examine
 
+        model = _one_of(name, model)
         quiet_libraries()
         network, tokenizer = _load(model, trust_remote_code, revision, dtype, device)
-        if model == "tiny" and text is None and prompt is None:
+        if model == TINY and text is None and prompt is None:
             prompt, text = _sudoku(tokenizer)
         report = examine(network, tokenizer, text=text, prompt=prompt)
         if as_json:
@@ -50,7 +46,14 @@ def check(  # noqa: PLR0913 - one argument per option
             raise typer.Exit(1)
 
 
-def _load(model: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str | None) -> tuple[Any, Any]:
+def _one_of(argument: str | None, option: str | None) -> str:
+    found = {one for one in (argument, option) if one is not None}
+    if len(found) != 1:
+        raise ValueError(f"name one model: hf-unmask check MODEL; got {', '.join(sorted(found)) or 'none'}")
+    return found.pop()
+
+
+def _load(model: str, trust_remote_code: bool, revision: str | None, dtype: str, device: str) -> tuple[Any, Any]:
     """The model, attached if its family is known."""
     from hf_unmask.denoisers.conventions import UnknownFamily
     from hf_unmask.doors.attaching import detach

@@ -13,16 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hf_unmask.cli.terminal import (
-    JsonFlag,
-    SeedOption,
-    make_console,
-    plain_errors,
-    print_json,
-    quiet_libraries,
-    say,
-    styled,
-)
+from hf_unmask.cli.options import JsonFlag, SamplersOption, SeedOption
+from hf_unmask.cli.terminal import make_console, plain_errors, print_json, quiet_libraries, say, styled
 from hf_unmask.results.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -37,19 +29,19 @@ def demo(
     split: Annotated[str, typer.Option(help="validation or test. The test problems are for final tables.")] = (
         "validation"
     ),
-    samplers: Annotated[
-        list[str] | None, typer.Option(help="Sampler spec; repeat it, or give several separated by spaces.")
-    ] = None,
+    samplers: SamplersOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare samplers on held-out problems with the embedded model, then show one answer being unmasked."""
     with plain_errors():
-        from hf_unmask.cli.demo_measuring import HEURISTICS, POLICIES, settings
         from hf_unmask.samplers.specs import parse_samplers
+
+        chosen = parse_samplers(samplers) if samplers else None  # before torch is imported
+        from hf_unmask.cli.demo_measuring import HEURISTICS, POLICIES, settings
         from hf_unmask.tiny import TASKS, held_out, load_tiny
 
-        plan = settings(parse_samplers(samplers or [*HEURISTICS, *POLICIES]))
+        plan = settings(chosen or parse_samplers([*HEURISTICS, *POLICIES]))
         problems = {task: held_out(task, _split(split), limit) for task in TASKS}
         quiet_libraries()
         model, tokenizer = load_tiny()

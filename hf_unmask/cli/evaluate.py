@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_unmask.cli.options import (
+    FULL,
+    TINY,
+    ColumnsOption,
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    ModelOption,
+    OutputOption,
+    RevisionOption,
+    SamplersOption,
+    TemperatureOption,
+    TrustOption,
+    assignments,
+    parts,
+    whole,
+)
+from hf_unmask.cli.options import (
+    block_length as read_block_length,
+)
 from hf_unmask.cli.terminal import load_model, make_console, plain_errors, print_json, quiet_libraries, say, styled
 
 if TYPE_CHECKING:
-    from hf_unmask.results.records import OperatingPoint
+    from pathlib import Path
 
-_TINY = "tiny"
+    from hf_unmask.results.records import OperatingPoint
 
 
 def evaluate(  # noqa: PLR0913 - one argument per option
-    model: Annotated[str, typer.Option(help="Folder or repository of a denoiser, or `tiny`.")] = _TINY,
+    model: ModelOption = TINY,
     dataset: Annotated[
-        str, typer.Option(help="tiny[:TASK[:SPLIT]], a file, a saved folder, or NAME[:CONFIG]:SPLIT of the Hub.")
-    ] = _TINY,
+        str, typer.Option(help="tiny[:TASK[:SPLIT]], a file, a folder[:SPLIT], or NAME[:CONFIG]:SPLIT of the Hub.")
+    ] = TINY,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -29,59 +48,65 @@ def evaluate(  # noqa: PLR0913 - one argument per option
             "[default: those of tiny's tasks]"
         ),
     ] = None,
-    samplers: Annotated[
-        list[str] | None, typer.Option(help="Sampler spec; repeat it, or give several separated by spaces.")
+    samplers: SamplersOption = None,
+    block_length: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N|full", help="Positions per block; several separated by commas. [default: full]"),
     ] = None,
-    block_lengths: Annotated[str, typer.Option(help="Separated by commas; `full` is full diffusion.")] = "full",
-    seeds: Annotated[str, typer.Option(help="Separated by commas. Deterministic rules run with the first.")] = "0",
+    seed: Annotated[
+        list[str] | None,
+        typer.Option(help="Several separated by commas. Deterministic rules run with the first. [default: 0]"),
+    ] = None,
     draws: Annotated[int, typer.Option(help="Answers per prompt and seed.")] = 1,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template: name or file; repeat it.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Positions to fill. [default: tiny's own]")] = None,
-    temperature: Annotated[float, typer.Option(help="Of the token draw; 0 takes the most probable.")] = 0.0,
+    temperature: TemperatureOption = 0.0,
     stop_at_eos: Annotated[bool, typer.Option(help="End rows at their first stop token.")] = False,
     batch_size: Annotated[int, typer.Option(help="Rows generated together.")] = 50,
     limit: Annotated[int | None, typer.Option(help="Problems per task. [default: all]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; an interrupted run resumes.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Another name of a column, e.g. prompt=question; repeat it.")
-    ] = None,
+    output: OutputOption = None,
+    columns: ColumnsOption = None,
     allow_code_execution: Annotated[
         bool, typer.Option(help="Let the metric run generated programs here; a sandbox needs bubblewrap.")
     ] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run model code that comes with the repository.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="[default: cuda if there is one, else cpu]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    trust_remote_code: TrustOption = False,
+    revision: RevisionOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
 ) -> None:
     """Compare samplers on a data set: accuracy with intervals, forward passes, seconds."""
     with plain_errors():
+        lengths = [read_block_length(part) for part in parts(block_length or [FULL])]
+        seeds = [whole("--seed", part) for part in parts(seed or ["0"])]
+        named = assignments("--columns", columns or [])
+        chosen = _before_loading(samplers, dataset, metric, max_new_tokens, output)
         quiet_libraries()
-        network, tokenizer = load_model(model, trust_remote_code, revision, dtype, device or _own_device())
+        network, tokenizer = load_model(model, trust_remote_code, revision, dtype, _own_device() or device)
         points = _evaluate(
             network,
             tokenizer,
             dataset,
             metric,
-            samplers,
+            chosen,
             max_new_tokens,
-            block_lengths=[_block_length(part) for part in _parts(block_lengths)],
-            seeds=[_whole("--seeds", part) for part in _parts(seeds)],
+            block_lengths=lengths,
+            seeds=seeds,
             draws=draws,
             templates=template or ["plain"],
             temperature=temperature,
             stop_at_eos=stop_at_eos,
             batch_size=batch_size,
             limit=limit,
-            out=out,
-            columns=dict(_assignment(text) for text in column or []),
+            out=output,
+            columns=named,
             metric_options={"allow_code_execution": True} if allow_code_execution else {},
             model_name=model,
         )
         if os.environ.get("RANK", "0") != "0":
             return  # of several processes one speaks
         if as_json:
-            print_json({"out": None if out is None else str(out), "records": [asdict(point) for point in points]})
+            print_json({"out": None if output is None else str(output), "records": [asdict(point) for point in points]})
         else:
             _print_table(points)
 
@@ -91,14 +116,11 @@ def _evaluate(  # noqa: PLR0913 - passes options on
     tokenizer: Any,
     dataset: str,
     metric: str | None,
-    samplers: list[str] | None,
+    samplers: list[Any] | None,
     max_new_tokens: int | None,
     **options: Any,
 ) -> list[OperatingPoint]:
     """Fill in what belongs to the packaged problems."""
-    packaged = dataset.split(":")[0] == _TINY
-    if not packaged and (metric is None or max_new_tokens is None):
-        raise ValueError(f"the data set {dataset!r} needs --metric and --max-new-tokens")
     from hf_unmask.cli.demo_measuring import HEURISTICS
     from hf_unmask.evaluation.running import evaluate_samplers
     from hf_unmask.evaluation.scoring import TINY_METRICS, metric_by_task
@@ -115,34 +137,27 @@ def _evaluate(  # noqa: PLR0913 - passes options on
     )
 
 
+def _before_loading(
+    samplers: list[str] | None, dataset: str, metric: str | None, max_new_tokens: int | None, output: Path | None
+) -> list[Any] | None:
+    """The samplers, and whether anything is wrong that takes no model to know."""
+    from hf_unmask.results.places import EVALUATION, check_data_name, require_own
+    from hf_unmask.samplers.specs import parse_samplers
+
+    if dataset.split(":")[0] != TINY and (metric is None or max_new_tokens is None):
+        raise ValueError(f"the data set {dataset!r} needs --metric and --max-new-tokens")
+    check_data_name(dataset)
+    if output is not None:
+        require_own(output, EVALUATION, option="out")
+    return parse_samplers(samplers) if samplers else None
+
+
 def _own_device() -> str | None:
     """The GPU of this process where several were started on one machine; None leaves the choice to others."""
     import torch
 
     rank = os.environ.get("LOCAL_RANK")
     return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _block_length(text: str) -> int | str:
-    return text if text == "full" else _whole("--block-lengths", text)
-
-
-def _whole(option: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"`{option}` must hold whole numbers, got {text!r}") from None
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, source = text.partition("=")
-    if not name or not equals or not source:
-        raise ValueError(f"`--column` must be NAME=COLUMN, got {text!r}")
-    return name, source
 
 
 def _print_table(points: list[OperatingPoint]) -> None:

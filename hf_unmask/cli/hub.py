@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json, quiet_libraries, say, say_prose
+from hf_unmask.cli.options import FULL, TINY, JsonFlag, ModelOption
+from hf_unmask.cli.options import block_length as read_block_length
+from hf_unmask.cli.terminal import plain_errors, print_json, quiet_libraries, say, say_prose
 
 if TYPE_CHECKING:
     from hf_unmask.denoisers.adapter import Denoiser
@@ -59,10 +61,11 @@ def push(  # noqa: PLR0913 - one argument per option
     with _plain_errors():
         from hf_unmask.policy.card.rendering import folder_card
         from hf_unmask.policy.hub.drop_in import drop_in_tags
-        from hf_unmask.policy.hub.folders import load_policy
+        from hf_unmask.policy.hub.folders import find_policy, load_policy
         from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
-        policy = load_policy(folder, **_limit(max_bytes))
+        _check_results(results)
+        policy = load_policy(find_policy(folder), **_limit(max_bytes))
         done = LearnedUnmaskingSampler(policy, source=str(folder)).push_to_hub(
             repo,
             private=private,
@@ -88,20 +91,33 @@ def card(
     revision: RevisionOption = None,
     max_bytes: MaxBytesOption = None,
 ) -> None:
-    """Render a policy's model card from what is recorded. A push fills in the repository and the revision."""
+    """Render a policy's model card from what is recorded; a packaged policy has one with its results.
+
+    A push fills in the repository and the revision.
+    """
     with _plain_errors():
         from hf_unmask.policy.card.rendering import read_recipe, render_card
         from hf_unmask.policy.card.seal import is_rendered
         from hf_unmask.results.foreign_text import read_text
 
+        _check_results(results)
         if output is not None and output.is_file() and not is_rendered(read_text(output)):
             raise ValueError(f"{output} was written or edited by hand: give another --output, or remove it")
         loaded, folder, _ = _load(policy, revision, max_bytes)
-        text = render_card(loaded, results=results, recipe=read_recipe(folder), license=license, name=policy)
+        text = None if results or license else _packaged_card(policy, folder)
+        text = text or render_card(loaded, results=results, recipe=read_recipe(folder), license=license, name=policy)
         if output is None:
             say_prose(text.removesuffix("\n"))
         else:
             output.write_text(text, encoding="utf-8")
+
+
+def _packaged_card(policy: str, folder: Path) -> str | None:
+    """The card that lies in the package, with the results that were measured for it; None for any other policy."""
+    from hf_unmask.policy.card.published_results import find_card
+    from hf_unmask.policy.hub.folders import BUILTIN
+
+    return find_card(policy, folder) if policy.startswith(BUILTIN) else None
 
 
 def pull(
@@ -167,10 +183,10 @@ def _shown(value: Any) -> str:
 
 def verify(  # noqa: PLR0913 - one argument per option
     policy: PolicyArgument,
-    model: Annotated[str, typer.Option(help="Folder or repository of a denoiser, or `tiny` for the embedded one.")],
+    model: ModelOption,
     block_length: Annotated[
-        int | None,
-        typer.Option(min=0, help="Block size, compared too; 0 is full diffusion. [default: not compared]"),
+        str | None,
+        typer.Option(metavar="N|full", help="Positions per block, compared too. [default: not compared]"),
     ] = None,
     revision: RevisionOption = None,
     model_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the denoiser.")] = None,
@@ -182,12 +198,13 @@ def verify(  # noqa: PLR0913 - one argument per option
     with _plain_errors():
         from hf_unmask.policy.compatibility import block_differences, model_differences
 
+        length = None if block_length is None else read_block_length(block_length, least=0)  # 0 was full diffusion
         loaded, folder, commit = _load(policy, revision, max_bytes)
         code = _code(policy, folder)
         found = model_differences(loaded.config, _outline(model, model_revision, trust_remote_code))
         compared = ["base_model", "mask_token_id"]
-        if block_length is not None:
-            found += block_differences(loaded.config, block_length or None)
+        if length is not None:
+            found += block_differences(loaded.config, None if length in (0, FULL) else int(length))
             compared.append("block_length")
         # None is a block length: full diffusion
         record = {key for key, value in loaded.config.trained_for.items() if value is not None or key == "block_length"}
@@ -248,6 +265,13 @@ def _plain_errors() -> Iterator[None]:
             if isinstance(error, httpx2.TransportError):
                 raise ConnectionError(f"no connection to the Hub: {type(error).__name__} {error}") from error
             raise
+
+
+def _check_results(results: Path | None) -> None:
+    from hf_unmask.results.places import require_evaluation
+
+    if results is not None:
+        require_evaluation(results)
 
 
 def _limit(max_bytes: int | None) -> dict[str, Any]:
@@ -317,7 +341,7 @@ def _outline(name: str, revision: str | None, trust_remote_code: bool) -> Denois
     from hf_unmask.doors.loading import load_outline
     from hf_unmask.tiny import load_tiny
 
-    if name == "tiny":
+    if name == TINY:
         return Denoiser.from_model(load_tiny()[0])
     return load_outline(name, revision=revision, trust_remote_code=trust_remote_code)
 

@@ -8,18 +8,22 @@ import typer
 
 from hf_unmask import __version__
 from hf_unmask.cli import hub, tables
+from hf_unmask.cli.chat import chat
 from hf_unmask.cli.check import check
+from hf_unmask.cli.commands import Command, Group
 from hf_unmask.cli.demo import demo
 from hf_unmask.cli.evaluate import evaluate
 from hf_unmask.cli.generate import generate
 from hf_unmask.cli.report import report, transfer
 from hf_unmask.cli.terminal import plain_errors, say
+from hf_unmask.cli.vocabulary import settled, speaking
 from hf_unmask.cli.watch import watch
 
 app = typer.Typer(
     name="hf-unmask",
     help="Unmasking samplers for diffusion language models.",
-    no_args_is_help=True,
+    cls=Group,
+    context_settings={"token_normalize_func": settled, "help_option_names": ["--help", "-h"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -48,6 +52,7 @@ def _options(
 for command in (
     demo,
     generate,
+    chat,
     tables.samplers,
     tables.models,
     check,
@@ -57,13 +62,16 @@ for command in (
     evaluate,
     *hub.COMMANDS,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context) -> None:
     """Train an unmasking policy; --help lists the options."""
-    with plain_errors("train"):
+    from hf_unmask.cli.train_arguments import check_arguments, words
+
+    with speaking(words(context.args)), plain_errors("train"):
+        check_arguments(context.args)  # before seconds of imports
         from hf_unmask.cli.train import main as run  # with TRL, whose parser reads the options
 
         run(context.args)

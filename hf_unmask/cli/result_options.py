@@ -12,7 +12,7 @@ from hf_unmask.cli.terminal import say
 
 _EMBEDDED = Path(__file__).parents[1] / "tiny" / "model"
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `hf-unmask evaluate --out` wrote.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `hf-unmask evaluate --output` wrote.")]
 TokenizerOption = Annotated[
     str | None,
     typer.Option(help="Folder or repository of a tokenizer. [default: that of the evaluated model, if it is a folder]"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hf_unmask.cli.terminal import JsonFlag, plain_errors, print_json, say
+from hf_unmask.cli.options import JsonFlag
+from hf_unmask.cli.terminal import plain_errors, print_json, say
 
 
 def samplers(as_json: JsonFlag = False) -> None:

@@ -8,20 +8,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from hf_unmask.cli.vocabulary import in_words
 from hf_unmask.results.foreign_text import printable
 
 _PIPE_WIDTH = 100
 _INTERRUPTED = 130
 _LONGEST_ERROR = 4000
-
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
 def say(*lines: object, err: bool = False, longest: int | None = None) -> None:
@@ -60,13 +58,21 @@ def plain_errors(extra: str = "evaluate") -> Iterator[None]:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("HF_UNMASK_TRACEBACK") == "1":
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        say(f"error: {text}{_cure(error)}", err=True, longest=_LONGEST_ERROR)
+        say(error_line(error), err=True, longest=_LONGEST_ERROR)
         raise typer.Exit(2) from None
+
+
+def error_line(error: Exception) -> str:
+    """What went wrong and with what, in the words of the command line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    notes = [note for note in getattr(error, "__notes__", []) if note not in text]
+    return f"error: {in_words(': '.join([*notes, text]))}{_cure(error)}"
 
 
 def _cure(error: BaseException | None) -> str:
     """What to do where a library cannot write into its cache."""
+    if not isinstance(error, OSError) and error is not None and not (error.__cause__ or error.__context__):
+        return ""
     from huggingface_hub.constants import HF_HOME
 
     while error is not None:
@@ -111,17 +117,21 @@ def load_model(
     import torch
     from transformers import AutoTokenizer
 
-    from hf_unmask.doors.loading import check_device, load_denoiser
+    from hf_unmask.doors.loading import load_denoiser, usable_device
+    from hf_unmask.doors.sources import check_source, check_tokenizer
+    from hf_unmask.results.places import naming
     from hf_unmask.tiny import load_tiny
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"`--dtype` must be auto, float32, bfloat16 or float16, got {dtype!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = usable_device(device or "auto")
     if name == "tiny":
         tiny: Any
         tiny, tokenizer = load_tiny()
         return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_source(name)
+    check_tokenizer(name)
+    with naming("the model", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     return load_denoiser(name, dtype=dtype, device=device, tokenizer=tokenizer, **source, **conventions), tokenizer

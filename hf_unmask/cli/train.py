@@ -18,17 +18,20 @@ import typer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries, say
+from hf_unmask.cli.train_arguments import HELP, words
 from hf_unmask.cli.train_help import show_help
 from hf_unmask.cli.train_next import next_steps
+from hf_unmask.cli.vocabulary import speaking
 from hf_unmask.policy.config import UnmaskingPolicyConfig
+from hf_unmask.trainers.arguments import ScriptArguments
 from hf_unmask.trainers.callbacks import StopAtRolloutBoundary
 from hf_unmask.trainers.checkpoints import newest_whole, only_run
 from hf_unmask.trainers.config import UnmaskingGRPOConfig
 from hf_unmask.trainers.data import training_data, validation_data
 from hf_unmask.trainers.progress import TrainingProgress
 from hf_unmask.trainers.rewards import EvaluateReward, SpeedReward
-from hf_unmask.trainers.run_folder import changed_settings, checkpoint_to_resume, write_record
-from hf_unmask.trainers.script import ScriptArguments, parse
+from hf_unmask.trainers.run_folder import changed_settings, checkpoint_to_resume, finished_at, write_record
+from hf_unmask.trainers.script import parse
 from hf_unmask.trainers.trainer import UnmaskingGRPOTrainer
 
 _INTERRUPTED = 130
@@ -40,8 +43,8 @@ def main(arguments: Sequence[str], defaults: Mapping[str, Any] | None = None) ->
     Raises:
         typer.Exit: code 2 for what a user can get wrong, 130 after Ctrl-C.
     """
-    with plain_errors(extra="train"):
-        if {"-h", "--help", "--help-all"} & set(arguments):
+    with speaking(words(arguments)), plain_errors(extra="train"):
+        if HELP & set(arguments):
             show_help(everything="--help-all" in arguments)
             return
         quiet_libraries()
@@ -65,13 +68,18 @@ def train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
         typer.Exit: code 130 after Ctrl-C; the checkpoint can be resumed.
     """
     if Path(args.output_dir).is_file():
-        raise ValueError(f"--output {args.output_dir} is a file")
+        raise ValueError(f"`output={args.output_dir}` is a file")
+    script.check_places()
     with only_run(args):
         _train(script, args)
 
 
 def _train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
     checkpoint, damaged = checkpoint_to_resume(script, args)
+    done = finished_at(checkpoint, args) if script.resume else None
+    if done is not None:
+        _say(f"finished: {args.output_dir} holds the policy after {done} updates, there is nothing to go on with")
+        return
     trainer = build(script, args)
     first = trainer.is_world_process_zero()
     trainer.accelerator.wait_for_everyone()  # nobody writes before everybody has looked

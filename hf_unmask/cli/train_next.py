@@ -7,8 +7,8 @@ from typing import Any
 
 from hf_unmask.evaluation.scoring import TINY_METRICS
 from hf_unmask.results.spec_text import quoted
+from hf_unmask.trainers.arguments import TINY, ScriptArguments
 from hf_unmask.trainers.config import UnmaskingGRPOConfig
-from hf_unmask.trainers.script import TINY, ScriptArguments
 
 _RIVALS = "threshold:threshold=0.5..0.9/3"
 
@@ -38,14 +38,14 @@ def _options(script: ScriptArguments, args: UnmaskingGRPOConfig, samplers: str) 
         "--dtype": script.dtype if script.dtype != "auto" else None,
         "--trust-remote-code": bool(args.trust_remote_code),
         "--dataset": dataset if dataset != TINY else None,
-        "--column": None if packaged else script.columns,
+        "--columns": None if packaged else script.columns,
         "--template": script.template if script.template != "plain" else None,
         "--metric": script.metric or (None if packaged else by_task),
         "--allow-code-execution": script.allow_code_execution,
         "--max-new-tokens": None if packaged else args.max_completion_length,
         "--temperature": args.token_temperature or None,
-        "--samplers": samplers,
-        "--block-lengths": args.block_length or "full",
+        "--sampler": samplers,
+        "--block-length": args.block_length or "full",
     }
 
 

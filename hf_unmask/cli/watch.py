@@ -33,7 +33,9 @@ def watch(  # noqa: PLR0913 - one argument per option
     with plain_errors():
         from hf_unmask.cli.terminal_canvas import watching
         from hf_unmask.results.comparable import label, regime
+        from hf_unmask.results.places import require_evaluation
 
+        require_evaluation(folder, finished=False)
         chosen = _chosen(folder / "samples.jsonl", task, prompt_id, sampler or [])
         shown = chosen[:_ROWS]
         models = [sample.setting.model for sample in shown]

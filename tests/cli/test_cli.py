@@ -15,13 +15,17 @@ from commands import call
 from old_code import old_checkpoint
 from torch.nn.modules.module import register_module_forward_pre_hook
 from training import tiny_tokenizer
+from typer.main import get_command
 
 from hf_unmask import __version__
+from hf_unmask.cli.main import app
+from hf_unmask.cli.vocabulary import OLDER, settled
+from hf_unmask.generation.configuration import DEFAULTS
 from hf_unmask.results.records import read_samples
 from hf_unmask.tiny import answer_length
 
 GENERATE = ["generate", "--model", "tiny", "--max-new-tokens", "12", "--sampler", "left_to_right:k=4"]
-DEMO = ["demo", "--limit", "2", "--samplers", "left_to_right:k=48"]
+DEMO = ["demo", "--limit", "2", "--sampler", "left_to_right:k=48"]
 
 
 pytestmark = pytest.mark.usefixtures("library_logging")
@@ -32,14 +36,29 @@ def test_version() -> None:
 
 
 def test_help_is_quick() -> None:
-    """Help, version and usage errors must not wait seconds for torch."""
+    """Help, the list of samplers and what is misspelt must not wait seconds for torch."""
+    asked = (
+        ["--help"],
+        ["samplers"],
+        ["generat"],
+        ["generate", "--model", "tiny", "--prompt", "a", "--sampler", "thresold"],
+        ["evaluate", "--sampler", "threshold:high"],
+        ["demo", "--sampler", "klass:0.9;x=2"],
+        ["evaluate", "--output", __file__],
+        ["train", "--output", "o", "--learning-rat", "1"],
+        ["train", "--output", "o", "--max_new_tokens", "many"],
+        ["train", "--output", "o", "--dataset", "./no.jsonl", "--metric", "sudoku"],
+    )
     code = (
-        "import sys\nfrom hf_unmask.cli.main import main\nsys.argv = ['hf-unmask', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print('heavy:', {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules))"
+        f"import sys\nfrom hf_unmask.cli.main import main\nfor asked in {asked!r}:\n"
+        "    sys.argv = ['hf-unmask', *asked]\n    try:\n        main()\n    except SystemExit as end:\n"
+        "        print('code', end.code)\n"
+        "print('heavy:', {'torch', 'transformers', 'tokenizers', 'numpy', 'trl'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "heavy: set()" in result.stdout and "generate" in result.stdout
+    assert [line for line in result.stdout.splitlines() if line[:4] == "code"] == ["code 0"] * 2 + ["code 2"] * 8
+    assert result.stderr.count("error: ") == 8
 
 
 def test_samplers() -> None:
@@ -72,6 +91,21 @@ def test_generate_json() -> None:
     assert "step   1" in result.stderr
 
 
+def test_generate_takes_every_option_of_generate() -> None:
+    """One that is left out can only be had in Python."""
+    taken = {one.name for one in get_command(app).commands["generate"].params}  # type: ignore[attr-defined]
+    # masks are named by the prompt's own mask tokens, and what is returned is printed
+    assert set(DEFAULTS) - taken == {"fill_mask", "return_dict_in_generate"}
+
+
+def test_one_thing_has_one_name() -> None:
+    """Options of all commands: none is the older name of another, and names that differ mean different things."""
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    names = {name for command in commands.values() for one in command.params for name in one.opts if name[:2] == "--"}
+    assert {f"--{settled(name[2:])}" for name in names} == names
+    assert not names & {f"--{older}" for older in OLDER}
+
+
 def test_generate_fills_gaps() -> None:
     assert "<mask>" not in call(*GENERATE, "--max-new-tokens", "0", "--prompt", "3+4=<mask>").stdout
 
@@ -89,7 +123,7 @@ def test_greedy_is_greedy_whatever_the_model_says(tmp_path: Path) -> None:
         prompt = ["--prompt", "abc", "--json"]
         results = [json.loads(call("generate", *asked, *prompt, *more).stdout) for more in ([], ["--temperature", "3"])]
         found.append([result["results"] for result in results])
-        call("evaluate", *asked, *data, "--samplers", "threshold", "--out", f"{folder}-out")
+        call("evaluate", *asked, *data, "--sampler", "threshold", "--out", f"{folder}-out")
         evaluated.append([sample.tokens for sample in read_samples(Path(f"{folder}-out", "samples.jsonl"))])
     (bare, _), (greedy, hot) = found
     assert greedy == bare != hot
@@ -153,11 +187,15 @@ def test_demo_ends_cleanly_with_ctrl_c() -> None:
         ([*GENERATE[:5], "--sampler", "thresold", "--prompt", "a"], "did you mean 'threshold'"),
         (["generate", "--model", "./no/such/folder", "--prompt", "a"], "no/such/folder"),
         ([*GENERATE, "--prompt", "1+1=", "--temperature", "-1"], "temperature"),
-        ([*GENERATE, "--prompt", "1+1=", "--block-length", "0"], "block_length"),
+        (
+            [*GENERATE, "--prompt", "1+1=", "--block-length", "0"],
+            "`--block-length` must be at least 1, or full, got",
+        ),
         ([*GENERATE, "--prompt", "1+1=", "--dtype", "int3"], "int3"),
         ([*GENERATE, "--prompt", "1+1=", "--device", "nowhere"], "nowhere"),
         ([*GENERATE, "--prompt", "1+1=", "--chat"], "no chat template"),
-        ([*GENERATE, "--max-new-tokens", "9999", "--prompt", "1+1="], "max_new_tokens"),
+        ([*GENERATE, "--max-new-tokens", "9999", "--prompt", "1+1="], "lower `--max-new-tokens 9999`"),
+        ([*GENERATE, "--max_new_tokens", "9999", "--prompt", "1+1="], "lower `--max_new_tokens 9999`"),
         (["demo", "--limit", "1000000"], "1000000"),
         (["demo", "--split", "train"], "train"),
     ],

@@ -110,7 +110,7 @@ def test_errors() -> None:
 def test_evaluate(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
     path.write_text(json.dumps({"prompt": "1+1=", "answer": "2", "task": BAD}) + "\n")
-    options = ("--metric", "exact_match", "--max-new-tokens", 4, "--samplers", "left_to_right:k=4")
+    options = ("--metric", "exact_match", "--max-new-tokens", 4, "--sampler", "left_to_right:k=4")
     assert_harmless(call("evaluate", "--dataset", path, *options).stdout, "\\x1b[2J")
 
 
@@ -227,7 +227,7 @@ def test_no_code_of_a_tokenizer_runs_unless_it_is_trusted(
         result = call(command, folder)
         assert "tokens are shown as ids (or give --tokenizer)" in result.stderr and result.stderr.count("\n") == 1
         refused = call(command, folder, "--tokenizer", with_code, code=2)
-        assert "trust_remote_code" in refused.stderr and refused.stderr.count("\n") == 1
+        assert "--trust-remote-code" in refused.stderr and refused.stderr.count("\n") == 1
     assert not (tmp_path / "canary").exists()
     call("watch", folder, "--tokenizer", with_code, "--trust-remote-code")
     assert (tmp_path / "canary").exists()

@@ -33,7 +33,7 @@ from hf_unmask.samplers.pc import surprisals
 pytestmark = pytest.mark.usefixtures("library_logging")
 
 GENERATE = ("generate", "--model", "tiny", "--max-new-tokens", "4", "--sampler", "left_to_right:k=4")
-EVALUATE = ("evaluate", "--metric", "exact_match", "--max-new-tokens", "4", "--samplers", "left_to_right:k=4")
+EVALUATE = ("evaluate", "--metric", "exact_match", "--max-new-tokens", "4", "--sampler", "left_to_right:k=4")
 MARK = b"\xef\xbb\xbf"
 
 

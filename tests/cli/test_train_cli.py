@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -19,10 +20,13 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hf_unmask.cli.train import rewards
+from hf_unmask.cli.train_arguments import known_fields
 from hf_unmask.evaluation.scoring import metric_by_task
 from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
+from hf_unmask.trainers.arguments import ScriptArguments
+from hf_unmask.trainers.config import UnmaskingGRPOConfig
 from hf_unmask.trainers.data import fresh_problems
 from hf_unmask.trainers.progress import log_line
 from hf_unmask.trainers.run_folder import changed_settings, checkpoint_to_resume
@@ -82,7 +86,7 @@ def test_a_run_leaves_a_policy_and_says_what_to_do_next(finished: tuple[Path, st
     prompt = tokenizer(["sudoku _32_/1__4/_1_2/_41_="], return_tensors="pt")["input_ids"]
     output = model.generate(prompt, sampler=sampler, max_new_tokens=24, block_length=8, return_dict_in_generate=True)
     assert output.complete.all()
-    assert f"learned:{folder} " in said and "--block-lengths 8" in said
+    assert f"learned:{folder} " in said and "--block-length 8" in said
     assert "warm start" in said and "update 3/4" in said and "validation at 4/4" in said
 
 
@@ -97,6 +101,20 @@ def test_the_best_checkpoint_is_the_policy(finished: tuple[Path, str]) -> None:
     # correctness alone is logged beside the reward
     strict, loose = (best[f"eval_rewards/{name}_sudoku"] for name in ("well_formed", "answer_match"))
     assert 0 <= strict == loose  # of sudokus there is one metric
+
+
+def test_a_finished_run_is_left_as_it_is(finished: tuple[Path, str]) -> None:
+    """It was loaded, its model too, and its policy saved again."""
+
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.name != ".lock"}
+
+    before = state()
+    said = call(*options(finished[0]), "--resume").stderr
+    assert said == f"finished: {finished[0]} holds the policy after 4 updates, there is nothing to go on with\n"
+    assert {path: time for path, time in state().items() if path.is_file()} == {
+        path: time for path, time in before.items() if path.is_file()
+    }
 
 
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(
@@ -302,9 +320,9 @@ def test_two_processes_train_one_policy(tmp_path: Path) -> None:
 
 def test_help_shows_what_matters_and_on_request_everything() -> None:
     short, long = (call("train", flag).stdout for flag in ("--help", "--help-all"))
-    assert "--warm_start_experts" in short and "--alpha_range" in short and "--max_steps" in short
-    assert "--adam_epsilon" not in short and "--adam_epsilon" in long
-    assert "block_length 8" in short  # of the embedded problems
+    assert "--warm-start-experts" in short and "--alpha-range" in short and "--max-steps" in short
+    assert "--adam-epsilon" not in short and "--adam-epsilon" in long
+    assert "--block-length 8" in short  # of the embedded problems
 
 
 def test_every_setting_is_an_option_and_the_weakest_are_those_that_follow() -> None:
@@ -321,11 +339,32 @@ def test_every_setting_is_an_option_and_the_weakest_are_those_that_follow() -> N
     assert args.block_length == 4
 
 
+def test_options_have_the_names_of_other_commands(tmp_path: Path) -> None:
+    """Dashes, underscores, lists in pieces, and ``full``; TRL's own names as well."""
+    own = ["--dataset", "d.jsonl", "--metric=sudoku", "--columns", "prompt=a", "--columns", "answer=b", "task=c"]
+    typed = ["--max-new-tokens", "12", "--temperature=0.5", "--block-length", "full", "--learning-rate", "1e-4"]
+    script, args = parse(["--output", "o", *own, *typed])
+    assert script.columns == ["prompt=a", "answer=b", "task=c"] and args.learning_rate == 1e-4
+    assert (args.max_completion_length, args.token_temperature, args.temperature) == (12, 0.5, 1.0)
+    assert args.block_length is None
+    _, args = parse(["--output", "o", "--max_completion_length", "13", "--token_temperature", "0.25"])
+    assert (args.max_completion_length, args.token_temperature) == (13, 0.25)
+    (tmp_path / "c.yaml").write_text("max-new-tokens: 14\nblock_length: full\ntemperature: 1.0\n")
+    _, args = parse(["--output", "o", "--config", str(tmp_path / "c.yaml")])
+    assert (args.max_completion_length, args.block_length, args.token_temperature) == (14, None, 0.0)
+
+
+def test_options_are_known_before_trl_is_loaded() -> None:
+    """They are read from its source, which other versions may keep elsewhere."""
+    fields = {one.name for kind in (ScriptArguments, UnmaskingGRPOConfig) for one in dataclasses.fields(kind)}
+    assert set(known_fields()) - {"config"} == fields
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
         ([], "--output FOLDER"),
-        (["--output", "o", "--learning_rat", "1"], "did you mean --learning_rate?"),
+        (["--output", "o", "--learning_rat", "1"], "did you mean --learning-rate?"),
         (["--output", "o", "--what-is-this"], "--help-all"),
         (["--output", "o", "--learning_rate", "fast"], "fast"),
         (["--output", "o", "--observation", "all"], "observation"),

@@ -494,7 +494,7 @@ def test_arguments_that_cannot_be_used(options, says):
 
 
 def test_command_line(tmp_path):
-    command = ["evaluate", "--dataset", "tiny:chain_sum:validation", "--samplers", "left_to_right:k=40", "--limit", "3"]
+    command = ["evaluate", "--dataset", "tiny:chain_sum:validation", "--sampler", "left_to_right:k=40", "--limit", "3"]
     command += ["--block-lengths", "20,full", "--out", str(tmp_path)]
     value = json.loads(call(*command, "--json").stdout)
     assert [record["nfe_mean"] for record in value["records"]] == [2.0, 1.0]
@@ -509,10 +509,10 @@ def test_command_line(tmp_path):
     ("arguments", "says"),
     [
         (["--dataset", "some.jsonl"], "--metric and --max-new-tokens"),
-        (["--block-lengths", "8,x"], "--block-lengths"),
-        (["--seeds", "a"], "--seeds"),
-        (["--column", "prompt"], "--column"),
-        (["--samplers", "thresold"], "did you mean 'threshold'"),
+        (["--block-length", "8,x"], "`--block-length` must be a whole number or full, got 'x'"),
+        (["--seeds", "a"], "`--seeds` must be a whole number"),
+        (["--column", "prompt"], "`--column` must be NAME=VALUE, got 'prompt'"),
+        (["--sampler", "thresold"], "did you mean 'threshold'"),
         (["--metric", "some/metric"], "trust_remote_code"),
     ],
 )
