@@ -1,7 +1,7 @@
 """lm-evaluation-harness: any sampler on its ``generate_until`` tasks, as the model ``hf_unmask``.
 
     python -m hf_unmask.integrations.lm_eval --model hf_unmask --tasks gsm8k \\
-        --model_args "pretrained=ORG/MODEL,sampler=threshold:threshold=0.9,block_length=32,max_new_tokens=256"
+        --model_args "pretrained=ORG/MODEL,sampler=threshold:0.9,block_length=32,max_new_tokens=256"
 
 That is the harness's own command with all its options. It knows a model's name only once somebody has imported the
 module that registers it (there are no entry points for models), and this one does that first. In Python::
@@ -34,6 +34,7 @@ from tqdm import tqdm
 from hf_unmask import __version__
 from hf_unmask.cli.terminal import load_model
 from hf_unmask.denoisers.texts import left_padded, text_length, texts_of
+from hf_unmask.doors.loading import usable_device
 from hf_unmask.evaluation.planning import as_block_lengths
 from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
@@ -48,6 +49,7 @@ except ModuleNotFoundError as error:
     raise ImportError(f"this needs {error.name}: pip install 'hf_unmask[lm-eval]'") from error
 
 NAME = "hf_unmask"
+_HARNESS_DEVICE = "cuda:0"  # also where no device is asked for
 _AUTO = 64  # rows to begin with, as the harness's own models do
 
 
@@ -119,6 +121,11 @@ class UnmaskLM(LM):  # type: ignore[misc]  # the harness is not typed
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> UnmaskLM:
         """From the keys of ``--model_args``; they win over the harness's own, which it sets even if nobody does."""
         further = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if further.get("device") == _HARNESS_DEVICE and not torch.cuda.is_available():
+            further["device"] = usable_device()
+            tqdm.write(
+                f"no {_HARNESS_DEVICE} here, the harness's default: {NAME} runs on {further['device']}", sys.stderr
+            )
         return cls(**{**further, **arg_dict})
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:

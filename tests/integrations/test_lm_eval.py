@@ -15,6 +15,9 @@ from transformers import GenerationConfig
 
 lm_eval = pytest.importorskip("lm_eval")
 
+from lm_eval.config.evaluate_config import EvaluatorConfig  # noqa: E402
+
+from hf_unmask.doors.loading import usable_device  # noqa: E402
 from hf_unmask.integrations.lm_eval import UnmaskLM  # noqa: E402
 from hf_unmask.tiny import held_out  # noqa: E402
 
@@ -49,6 +52,17 @@ class Request:
 
 def model(**options):
     return UnmaskLM(**{"pretrained": "tiny", "sampler": "threshold:threshold=0.5", "device": "cpu", **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the harness's default device is there")
+def test_the_default_device_of_the_harness_need_not_be_there(capsys):
+    """The README's command ended in an error on a machine without CUDA."""
+    arguments = "pretrained=tiny,sampler=threshold:0.5"
+    made = UnmaskLM.create_from_arg_string(arguments, {"device": EvaluatorConfig().device, "batch_size": 1})
+    assert str(made.device) == usable_device() and str(made.sampler) == "threshold:threshold=0.5"
+    assert "no cuda:0 here, the harness's default" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the device 'cuda:0' cannot be used"):
+        UnmaskLM.create_from_arg_string(f"{arguments},device=cuda:0")
 
 
 def requests(count, **options):
