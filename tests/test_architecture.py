@@ -9,6 +9,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tarfile
 import tokenize
 import zipfile
 from pathlib import Path
@@ -196,6 +197,14 @@ def test_importing_the_package_costs_nothing():
     assert "hf_unmask" in loaded and not loaded & heavy
 
 
+def test_a_missing_extra_is_named_by_the_trainers(monkeypatch):
+    for name in ("config", "trainer"):
+        monkeypatch.delitem(sys.modules, f"hf_unmask.trainers.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(ImportError, match=r"UnmaskingGRPOConfig needs trl: pip install 'hf_unmask\[train\]'"):
+        _ = importlib.import_module("hf_unmask.trainers").UnmaskingGRPOConfig
+
+
 def test_the_trainers_names_are_lazy():
     heavy = {"torch", "transformers", "trl", "datasets", "evaluate", "reasoning_gym"}
     command, trainers = loaded_by("import hf_unmask.cli", "import hf_unmask.trainers")
@@ -278,20 +287,43 @@ def test_the_trainer_stays_small():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
 
 
+#: What a distribution is built from.
+SOURCE = (
+    *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", ".ci"),
+    *("hf_unmask", "trainers", "model_cards", "examples", "tests"),
+)
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
-        pytest.skip("building a wheel offline needs pip and setuptools")
-    folder = tmp_path_factory.mktemp("wheel")
+def distributions(tmp_path_factory):
+    """The files of the wheel and of the source distribution."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("building offline needs setuptools")
+    folder = tmp_path_factory.mktemp("distributions")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "hf_unmask", "trainers", "model_cards"):
+    for name in SOURCE:
         copy_clean(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, source]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    build = f"import setuptools.build_meta as b; b.build_sdist({str(folder)!r}); b.build_wheel({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", build], capture_output=True, text=True, check=False, cwd=source)
     assert done.returncode == 0, done.stderr
-    (path,) = folder.glob("*.whl")
-    return set(zipfile.ZipFile(path).namelist())
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as files:
+        kept = {name.partition("/")[2] for name in files.getnames()}
+    return set(zipfile.ZipFile(wheel).namelist()), kept
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions):
+    return distributions[0]
+
+
+def test_the_source_distribution_can_be_tested(distributions):
+    """Tests, what they read and what they are run with."""
+    folders = [ROOT / name for name in SOURCE]
+    files = [path for one in folders for path in ([one] if one.is_file() else one.rglob("*")) if path.is_file()]
+    expected = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
+    assert expected - distributions[1] == set()
 
 
 def copy_clean(source: Path, target: Path) -> None:

@@ -95,6 +95,14 @@ def test_files_that_are_named_exist() -> None:
     assert {(name, where) for name, where in found if not (ROOT / name).exists()} == set()
 
 
+def test_links_inside_lead_somewhere() -> None:
+    """A heading that was renamed under the links to it."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", README, flags=re.M | re.S), flags=re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert len(links) > 4 and links <= anchors
+
+
 def test_commands_exist() -> None:
     """No promised command that is not there."""
     from typer.main import get_command

@@ -27,4 +27,7 @@ def __getattr__(name: str) -> Any:
     """TRL is loaded with the first use of a name (PEP 562)."""
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    try:
+        return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{__name__}.{name} needs {error.name}: pip install 'hf_unmask[train]'") from error
