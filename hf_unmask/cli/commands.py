@@ -60,7 +60,7 @@ class Group(TyperGroup):
         typed = args[0] if args else extra.pop("args", None)
         given = list(sys.argv[1:] if typed is None else typed) or ["--help"]
         try:
-            code = super().main(given, *args[1:], standalone_mode=False, **extra)
+            code = super().main(given, *args[1:], **{**extra, "standalone_mode": False})
         except typer.Abort:
             code = 1
         except Exception as error:

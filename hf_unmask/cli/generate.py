@@ -157,7 +157,7 @@ def answers(
     Args:
         prompts: texts or chats, see `hf_unmask.encode_prompts`.
         watched: titles of rows that are shown live. None: nothing is shown.
-        aside: show them on stderr, as stdout is for something else.
+        aside: show them on stderr, as stdout is for something else, and take the picture away at the end.
         **options: of ``generate``.
     """
     from hf_unmask.denoisers.texts import encode_prompts, texts_of
@@ -173,7 +173,7 @@ def answers(
         from hf_unmask.cli.terminal_canvas import watching
 
         titles = [one for one in watched for _ in range(options.get("num_return_sequences") or 1)]
-        with watching(make_console(stderr=aside), tokenizer, titles) as show:
+        with watching(make_console(stderr=aside), tokenizer, titles, stays=not aside) as show:
             output = network.generate(encoded["input_ids"], on_step=show, **options)
     seconds = time.perf_counter() - began
     adds = options["max_new_tokens"] > 0

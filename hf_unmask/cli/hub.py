@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="Folder, repository or builtin:NAME.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the policy. [default: main]")]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option("--revision", "--policy-revision", help="Branch, tag or commit of the policy. [default: main]"),
+]
 ResultsOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of an evaluation of this policy, shown in its card.")
 ]
@@ -62,21 +65,24 @@ def push(  # noqa: PLR0913 - one argument per option
         from hf_unmask.policy.card.rendering import folder_card
         from hf_unmask.policy.hub.drop_in import drop_in_tags
         from hf_unmask.policy.hub.folders import find_policy, load_policy
+        from hf_unmask.results.places import naming
         from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 
         _check_results(results)
         policy = load_policy(find_policy(folder), **_limit(max_bytes))
-        done = LearnedUnmaskingSampler(policy, source=str(folder)).push_to_hub(
-            repo,
-            private=private,
-            branch=branch,
-            create_pr=pull_request,
-            commit_message=message,
-            with_custom_generate=with_custom_generate,
-            results=results,
-            card=folder_card(policy, folder, results=results, license=license, tags=drop_in_tags(with_custom_generate)),
-            benchmark=benchmark,
-        )
+        card = folder_card(policy, folder, results=results, license=license, tags=drop_in_tags(with_custom_generate))
+        with naming(repo, f"nothing was pushed to {repo!r}"):
+            done = LearnedUnmaskingSampler(policy, source=str(folder)).push_to_hub(
+                repo,
+                private=private,
+                branch=branch,
+                create_pr=pull_request,
+                commit_message=message,
+                with_custom_generate=with_custom_generate,
+                results=results,
+                card=card,
+                benchmark=benchmark,
+            )
         if as_json:
             print_json({"commit": done.oid, "url": done.commit_url, "pull_request": done.pr_url})
         else:
@@ -131,9 +137,11 @@ def pull(
     with _plain_errors():
         from hf_unmask.policy.hub.download import commit_of, download_policy
         from hf_unmask.policy.hub.folders import check_replaceable, load_policy, save_policy
+        from hf_unmask.results.places import naming
 
         check_replaceable(folder)
-        cached = download_policy(repo, revision=revision, **_limit(max_bytes))
+        with naming(repo, f"the repository {repo!r} cannot be read"):
+            cached = download_policy(repo, revision=revision, **_limit(max_bytes))
         save_policy(load_policy(cached, **_limit(max_bytes)), folder)
         if as_json:
             print_json({"repo": repo, "commit": commit_of(cached), "folder": str(folder)})

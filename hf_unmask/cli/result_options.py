@@ -76,10 +76,15 @@ def tokenizer_of(name: str | None, models: Sequence[str], trust_remote_code: boo
 def _load(name: str, *, trust_remote_code: bool = False, local_files_only: bool = False) -> Any:
     from transformers import AutoTokenizer
 
+    from hf_unmask.results.places import looks_like_path, naming, unreadable
+
+    if looks_like_path(name) and not Path(name).exists():
+        raise ValueError(f"no folder {name!r} for `tokenizer`")
     try:
-        return AutoTokenizer.from_pretrained(
-            name, trust_remote_code=trust_remote_code, local_files_only=local_files_only
-        )
+        with naming(name, unreadable("the tokenizer", name)):
+            return AutoTokenizer.from_pretrained(
+                name, trust_remote_code=trust_remote_code, local_files_only=local_files_only
+            )
     except (OSError, ValueError):
         raise
     except Exception as error:  # a damaged file ends in anything, also in the plain Exception of the tokenizers library

@@ -119,7 +119,7 @@ def load_model(
 
     from hf_unmask.doors.loading import load_denoiser, usable_device
     from hf_unmask.doors.sources import check_source, check_tokenizer
-    from hf_unmask.results.places import naming
+    from hf_unmask.results.places import naming, unreadable
     from hf_unmask.tiny import load_tiny
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -131,7 +131,7 @@ def load_model(
         return tiny.to(device=device, dtype=tiny.dtype if dtype == "auto" else getattr(torch, dtype)), tokenizer
     check_source(name)
     check_tokenizer(name)
-    with naming("the model", name):
+    with naming(name, unreadable("the model", name)):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     return load_denoiser(name, dtype=dtype, device=device, tokenizer=tokenizer, **source, **conventions), tokenizer

@@ -127,11 +127,11 @@ def _pieces(frame: Frame, tokenizer: Any) -> Iterator[tuple[int, str | None]]:
 
 @contextmanager
 def watching(
-    console: Console, tokenizer: Any, titles: Sequence[str], *, delay: float = 0.0
+    console: Console, tokenizer: Any, titles: Sequence[str], *, delay: float = 0.0, stays: bool = True
 ) -> Iterator[Callable[[StepEvent], None]]:
     """A listener for ``on_step`` that shows every row: live on a terminal, one line per row and step elsewhere.
 
-    ``delay`` is the least time in seconds that a step stays on a terminal.
+    ``delay`` is the least time in seconds that a step stays on a terminal, ``stays`` whether the last one does.
     """
     if not console.is_terminal:
         yield _line_printer(console, tokenizer, numbered=len(titles) > 1)
@@ -146,7 +146,7 @@ def watching(
             parts.append(Text.assemble(styled(title, "bold"), " ", canvas))
         return Group(*parts)
 
-    with Live(picture(), console=console, auto_refresh=False) as live:
+    with Live(picture(), console=console, auto_refresh=False, transient=not stays) as live:
 
         def show(event: StepEvent) -> None:
             _update(frames, event)

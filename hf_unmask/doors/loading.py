@@ -15,7 +15,7 @@ from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.families import rows
 from hf_unmask.doors.attaching import attach
 from hf_unmask.doors.sources import check_source
-from hf_unmask.results.places import naming
+from hf_unmask.results.places import naming, unreadable
 
 _ENTRIES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
@@ -126,7 +126,7 @@ class _Checkpoint:
         source: dict[str, Any] = {} if revision is None else {"revision": revision}
         # without it, code would come from the main branch whatever revision was named
         code: dict[str, Any] = {"code_revision": code_revision or revision} if code_revision or revision else {}
-        with naming("the model", name), compat.library_names(compat.needed()):
+        with naming(name, unreadable("the model", name)), compat.library_names(compat.needed()):
             config = _config(name, trust_remote_code, source, code)
         entry = auto_class(config, name)
         own = (getattr(config, "auto_map", None) or {}).get(entry.__name__)

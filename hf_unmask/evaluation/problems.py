@@ -16,7 +16,7 @@ from typing import Any
 
 from hf_unmask.denoisers.values import require_int
 from hf_unmask.results.foreign_text import is_text, read_text
-from hf_unmask.results.places import DATA, DATA_FILES, check_data_name, kinds
+from hf_unmask.results.places import DATA, DATA_FILES, check_data_name, described, kinds
 from hf_unmask.tiny import TASKS, held_out
 
 _TINY = "tiny"
@@ -215,6 +215,8 @@ def _with_datasets(name: str, columns: Mapping[str, str]) -> Any:
     elif Path(source).is_file() or len(rest) > 2:
         forms = f"a file ({', '.join(DATA_FILES)}), or a folder or repository with :SPLIT or :CONFIG:SPLIT behind it"
         raise ValueError(f"no data set {name!r}; it can be {forms}")
+    elif Path(source).is_dir() and not any(one.suffix in DATA_FILES for one in Path(source).rglob("*")):
+        raise ValueError(f"the data set {name!r} cannot be loaded: the folder {described(source)}")
     elif not rest:
         raise ValueError(f"the data set {name!r} needs the split that is meant: {_choices(source)}")
     else:

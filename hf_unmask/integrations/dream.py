@@ -24,10 +24,11 @@ from hf_unmask.denoisers.values import require_int
 from hf_unmask.doors.block import counted_noise, decide_block, require_usable
 from hf_unmask.generation.randomness import row_keys
 from hf_unmask.generation.step import SamplerProtocol, State
+from hf_unmask.samplers.specs import as_sampler
 
 
 def native_hooks(
-    sampler: SamplerProtocol,
+    sampler: SamplerProtocol | str,
     *,
     steps: int,
     mask_token_id: int,
@@ -37,7 +38,7 @@ def native_hooks(
     """The two hooks, as keyword arguments of ``diffusion_generate``.
 
     Args:
-        sampler: any that reads no hidden states.
+        sampler: any that reads no hidden states, or its spec.
         steps: as passed to ``diffusion_generate``.
         mask_token_id: of the model.
         attention_mask: [B, P], as passed to ``diffusion_generate``; random numbers do not depend on padding then.
@@ -46,6 +47,7 @@ def native_hooks(
     Raises:
         ValueError: a sampler or number that cannot be used.
     """
+    sampler = as_sampler(sampler)
     require_usable(sampler, "this model's loop", whole_canvas=True, memory=True)
     require_int("steps", steps, at_least=1)
     require_int("seed", seed, at_least=0, at_most=2**63 - 1)

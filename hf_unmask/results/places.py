@@ -56,7 +56,7 @@ def require_own(folder: str | Path, *allowed: str, option: str) -> None:
     """
     place = Path(folder)
     if place.exists() and not place.is_dir():
-        raise ValueError(f"`{option}={folder}` is a file: give a folder")
+        raise ValueError(f"cannot write to {folder} (a file): give another folder as `{option}`")
     other = [kind for kind in kinds(place) if kind not in allowed]
     if other:
         raise ValueError(f"{folder} holds {other[0]}: give another folder as `{option}`")
@@ -73,7 +73,7 @@ def check_data_name(name: str) -> None:
         return
     if looks_like_path(path) or Path(path).suffix in DATA_FILES:
         raise ValueError(
-            f"no file or folder {path!r}: a data set is {', '.join(DATA_FILES)}, a folder or one of the Hub"
+            f"no file or folder {path!r}: a data set is {', '.join(DATA_FILES)}, a folder, or NAME:SPLIT of the Hub"
         )
 
 
@@ -104,8 +104,8 @@ def config_of(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def naming(what: str, name: str) -> Iterator[None]:
-    """An error of a library about a repository says which one, as a note: their own words may be "the requested files".
+def naming(name: str, what: str) -> Iterator[None]:
+    """An error of a library that does not name a repository gets ``what`` as a note: it may say "the requested files".
 
     Raises:
         OSError, ValueError: those inside, unchanged but for the note.
@@ -114,5 +114,10 @@ def naming(what: str, name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if name not in str(error):
-            error.add_note(f"{what} {name!r} is no folder here, and its repository cannot be read")
+            error.add_note(what)
         raise
+
+
+def unreadable(what: str, name: str) -> str:
+    """The note about a repository from which something should have come."""
+    return f"{what} {name!r} is no folder here, and its repository cannot be read"

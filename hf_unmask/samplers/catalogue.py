@@ -1,4 +1,4 @@
-"""What there is to know of the samplers without importing them: names, parameters, defaults, sources.
+"""What there is to know of the samplers without importing them: names, parameters, defaults; what their files say.
 
 So a list of them, and the answer to a spec that is misspelt, wait for no torch. A test compares every row with its
 class.
@@ -6,8 +6,12 @@ class.
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from hf_unmask.results.spec_text import unquoted
@@ -15,6 +19,7 @@ from hf_unmask.results.spec_text import unquoted
 if TYPE_CHECKING:
     from hf_unmask.samplers.base import Sampler
 
+_LINK = re.compile(r"https://[^\s,;)]+[^\s,;).]")
 #: Types that a value may have; text in their place is one of a few words.
 Kind = type | str
 #: Stands for the type of a sampler that another one holds.
@@ -60,14 +65,29 @@ class Row:
     name: str
     class_name: str
     parameters: tuple[Parameter, ...]
-    summary: str  # first line of the docstring
-    source: str  # its link
 
     def load(self) -> type[Sampler]:
         """The class."""
         module = importlib.import_module(f"hf_unmask.samplers.{self.name}")
         found: type[Sampler] = getattr(module, self.class_name)
         return found
+
+    @cached_property
+    def summary(self) -> str:
+        """First line of the class's docstring."""
+        return self._prose.splitlines()[0]
+
+    @cached_property
+    def source(self) -> str:
+        """The link in it."""
+        found = _LINK.search(self._prose)
+        return found.group() if found else ""
+
+    @cached_property
+    def _prose(self) -> str:
+        file = resources.files("hf_unmask.samplers").joinpath(f"{self.name}.py")
+        classes = (node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.ClassDef))
+        return ast.get_docstring(next(classes)) or ""
 
     @property
     def shown_parameters(self) -> str:
@@ -104,102 +124,23 @@ LEARNED_PARAMETERS = (
 )
 
 _ROWS = (
-    Row(
-        "confidence",
-        "ConfidenceSampler",
-        _ranked(),
-        "Open the ``k`` eligible positions whose proposal is most probable.",
-        "https://arxiv.org/abs/2502.09992",
-    ),
-    Row(
-        "credit",
-        "CreditSampler",
-        _floats(alpha=0.7, beta=0.8, gamma=0.2, threshold=0.9),
-        "Threshold rule on probabilities that are raised for tokens which led in earlier steps of the block.",
-        "https://arxiv.org/abs/2510.06133",
-    ),
-    Row(
-        "dilated",
-        "DilatedSampler",
-        (Parameter("base", (int,), 2),),
-        "Round t = 1, 2, ... opens the offsets of a block that are multiples of max(1, floor(B / base ** t)).",
-        "https://arxiv.org/abs/2506.19037",
-    ),
-    Row(
-        "entropy",
-        "EntropySampler",
-        _ranked(),
-        "Open the ``k`` eligible positions of lowest entropy (nats).",
-        "https://github.com/DreamLM/Dream",
-    ),
-    Row(
-        "entropy_bound",
-        "EntropyBoundSampler",
-        _floats(gamma=0.1),
-        "Open the k positions of lowest entropy, largest k with (sum of entropies) - (largest of them) <= gamma, "
-        "k >= 1.",
-        "https://arxiv.org/abs/2505.24857",
-    ),
-    Row(
-        "eos_suppress",
-        "EosSuppressSampler",
-        (Parameter("inner", (SAMPLER,), "threshold"),),
-        "Let ``inner`` choose, but not a stop token while an earlier masked position of the row proposes another "
-        "token.",
-        "https://github.com/yjyddq/EOSER-ASS-RL",
-    ),
-    Row(
-        "factor",
-        "FactorSampler",
-        _floats(factor=1.0),
-        "Open the n most confident positions, n as large as the n-th confidence >= 1 - factor / (n + 1) allows, "
-        "n >= 1.",
-        "https://arxiv.org/abs/2505.22618",
-    ),
-    Row(
-        "klass",
-        "KLASSSampler",
-        (*_floats(tau=0.9, eps=0.01), Parameter("n", (int,), 2)),
-        "Open positions with confidence > tau whose KL(p_t || p_(t-1)) was < eps in each of the last n steps.",
-        "https://arxiv.org/abs/2511.05664",
-    ),
-    Row(
-        "left_to_right",
-        "LeftToRightSampler",
-        _ranked(),
-        "Open the ``k`` leftmost eligible positions.",
-        "https://arxiv.org/abs/2502.06768",
-    ),
-    Row(
-        "margin",
-        "MarginSampler",
-        _ranked(),
-        "Open the ``k`` eligible positions with the largest gap between the two most probable tokens.",
-        "https://arxiv.org/abs/2502.06768",
-    ),
+    Row("confidence", "ConfidenceSampler", _ranked()),
+    Row("credit", "CreditSampler", _floats(alpha=0.7, beta=0.8, gamma=0.2, threshold=0.9)),
+    Row("dilated", "DilatedSampler", (Parameter("base", (int,), 2),)),
+    Row("entropy", "EntropySampler", _ranked()),
+    Row("entropy_bound", "EntropyBoundSampler", _floats(gamma=0.1)),
+    Row("eos_suppress", "EosSuppressSampler", (Parameter("inner", (SAMPLER,), "threshold"),)),
+    Row("factor", "FactorSampler", _floats(factor=1.0)),
+    Row("klass", "KLASSSampler", (*_floats(tau=0.9, eps=0.01), Parameter("n", (int,), 2))),
+    Row("left_to_right", "LeftToRightSampler", _ranked()),
+    Row("margin", "MarginSampler", _ranked()),
     Row(
         "pc",
         "PCSampler",
         _ranked(*_floats(decay=0.25, alpha=10.0), Parameter("frequencies", (str, type(None)), None)),
-        "Open the ``k`` largest exp(-decay * i) * min(alpha, -p * ln f): i place in the canvas, p confidence, "
-        "f frequency.",
-        "https://arxiv.org/abs/2508.13021",
     ),
-    Row(
-        "random",
-        "RandomSampler",
-        _ranked(),
-        "Open ``k`` eligible positions drawn uniformly without replacement.",
-        "https://arxiv.org/abs/2502.09992",
-    ),
-    Row(
-        "threshold",
-        "ThresholdSampler",
-        (*_floats(threshold=0.9), Parameter("minimum", (int,), 1)),
-        "Open every position whose confidence is at least ``threshold``, and always the ``minimum`` most confident "
-        "ones.",
-        "https://arxiv.org/abs/2505.22618",
-    ),
+    Row("random", "RandomSampler", _ranked()),
+    Row("threshold", "ThresholdSampler", (*_floats(threshold=0.9), Parameter("minimum", (int,), 1))),
 )
 #: Rules written by hand, by name.
 HEURISTICS = {row.name: row for row in _ROWS}

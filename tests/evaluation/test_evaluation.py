@@ -406,7 +406,7 @@ def test_data_sets_of_every_form(tmp_path):
     [
         ([], {}, "no rows"),
         ([{"prompt": "a"}], {}, "'answer'; it has prompt"),
-        ([{"prompt": "a", "answer": 3}], {}, "'answer'; got 3"),
+        ([{"prompt": "a", "answer": [3]}], {}, r"'answer'; got \[3\]"),
         (ROWS, {"limit": 0}, "`limit` must be an int of at least 1, got 0"),
         (ROWS, {"limit": 1.5}, "`limit` must be an int, got 1.5"),
         ("tiny:chess", {}, "tiny:chess"),
@@ -513,7 +513,7 @@ def test_command_line(tmp_path):
         (["--seeds", "a"], "`--seeds` must be a whole number"),
         (["--column", "prompt"], "`--column` must be NAME=VALUE, got 'prompt'"),
         (["--sampler", "thresold"], "did you mean 'threshold'"),
-        (["--metric", "some/metric"], "trust_remote_code"),
+        (["--metric", "some/metric"], "allow it with --trust-remote-code"),
     ],
 )
 def test_command_line_errors_are_one_line(arguments, says):

@@ -87,7 +87,7 @@ def test_the_harness_runs_a_local_task_with_a_spec_in_its_own_argument_syntax(tm
     spec = "eos_suppress(klass:tau=0.6;eps=0.02)"
     # its own tasks would be looked for here: reading those ten thousand files takes longer than all the rest
     monkeypatch.setattr("lm_eval.tasks.manager.__file__", str(tmp_path / "nothing" / "manager.py"))
-    arguments = ["--model", "hf_unmask", "--tasks", "tiny_sums", "--device", "cpu", "--log_samples"]
+    arguments = ["--model", "hf_unmask", "--tasks", "tiny_sums", "--log_samples"]
     arguments += ["--model_args", f"pretrained=tiny,sampler={spec},block_length=10,max_new_tokens=40,batch_size=4"]
     arguments += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
     with Forked(run_harness, *arguments) as process:

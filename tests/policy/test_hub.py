@@ -568,7 +568,11 @@ def test_commands_tell_of_code(pushing):
 
 
 def test_commands_fail_in_one_line(pushing):
-    says = {"cli push nothing": "nothing", "cli pull too large": "max_bytes=", "cli push broken": "no connection"}
+    says = {
+        "cli push nothing": "nothing",
+        "cli pull too large": "allow more with --max-bytes ",
+        "cli push broken": "no connection",
+    }
     for name, part in says.items():
         done = pushing[name]["value"]
         assert done["code"] == 2 and done["out"] == "" and len(done["err"].splitlines()) == 1

@@ -385,7 +385,7 @@ def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
     for command in ("report", "transfer"):
         assert run(command, tmp_path)[::2] == (
             2,
-            f"error: no {tmp_path}/results.json; `hf-unmask evaluate --out {tmp_path}` writes one\n",
+            f"error: {tmp_path} is empty, not an evaluation: `hf-unmask evaluate --output DIR` writes one\n",
         )
     assert run("watch", tmp_path)[0] == 2
 

@@ -31,7 +31,7 @@ from hf_unmask.policy.hub.locking import locked
 from hf_unmask.policy.hub.opening import read_inside
 from hf_unmask.policy.hub.workspace import workspace
 from hf_unmask.policy.model import UnmaskingPolicy
-from hf_unmask.results.places import EVALUATION, RUN, kinds, naming
+from hf_unmask.results.places import EVALUATION, RUN, kinds, naming, unreadable
 
 BUILTIN = "builtin:"
 _UNFINISHED = re.compile(r"\.config-[0-9a-f]{16}\.json")  # see `unfinished_config`
@@ -60,7 +60,7 @@ def find_policy(source: str | Path, **hub_options: Any) -> Path:
         raise PolicyLoadError(
             "path", f"no folder {name!r}", f"a local folder, builtin:NAME or a repository org/name{meant}"
         )
-    with naming("the policy", name):
+    with naming(name, unreadable("the policy", name)):
         return download_policy(name, **hub_options)
 
 
