@@ -82,7 +82,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
         named = assignments("--columns", columns or [])
         chosen = _before_loading(samplers, dataset, metric, max_new_tokens, output)
         quiet_libraries()
-        network, tokenizer = load_model(model, trust_remote_code, revision, dtype, _own_device() or device)
+        network, tokenizer = load_model(model, trust_remote_code, revision, dtype, _own_device(device))
         points = _evaluate(
             network,
             tokenizer,
@@ -152,12 +152,12 @@ def _before_loading(
     return parse_samplers(samplers) if samplers else None
 
 
-def _own_device() -> str | None:
-    """The GPU of this process where several were started on one machine; None leaves the choice to others."""
+def _own_device(asked: str) -> str:
+    """Of several processes that were started on one machine each takes the GPU of its rank, unless it is told."""
     import torch
 
     rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+    return f"cuda:{rank}" if asked == "auto" and rank is not None and torch.cuda.is_available() else asked
 
 
 def _print_table(points: list[OperatingPoint]) -> None:

@@ -56,6 +56,9 @@ def generate(  # noqa: PLR0913 - one argument per option
     num_return_sequences: Annotated[int | None, typer.Option(help="Answers per prompt. [default: 1]")] = None,
     seed: SeedOption = 0,
     stop_at_eos: Annotated[bool, typer.Option(help="End an answer at its first stop token.")] = False,
+    stop_ends: Annotated[
+        str | None, typer.Option(metavar="gap|row", help="What such an end ends. [default: gap]")
+    ] = None,
     stop_strings: Annotated[list[str] | None, typer.Option(help="End an answer at this text; repeat it.")] = None,
     suppress_tokens: Annotated[
         list[int] | None, typer.Option(metavar="ID", help="Token that is never written; repeat it.")
@@ -99,6 +102,7 @@ def generate(  # noqa: PLR0913 - one argument per option
             "num_return_sequences": num_return_sequences,
             "stop_at_eos": stop_at_eos or None,
             "stop_strings": stop_strings or None,
+            "stop_ends": stop_ends,
             "suppress_tokens": suppress_tokens or None,
             "mask_token_id": mask_token_id,
             "eos_token_id": eos_token_id or None,

@@ -47,11 +47,11 @@ def native_hooks(
     Raises:
         ValueError: a sampler or number that cannot be used.
     """
-    sampler = as_sampler(sampler)
-    require_usable(sampler, "this model's loop", whole_canvas=True, memory=True)
+    rule: SamplerProtocol = as_sampler(sampler)
+    require_usable(rule, "this model's loop", whole_canvas=True, memory=True)
     require_int("steps", steps, at_least=1)
     require_int("seed", seed, at_least=0, at_most=2**63 - 1)
-    loop = _NativeLoop(sampler, steps, mask_token_id, attention_mask, seed)
+    loop = _NativeLoop(rule, steps, mask_token_id, attention_mask, seed)
     return {"generation_tokens_hook_func": loop.tokens, "generation_logits_hook_func": loop.logits}
 
 
