@@ -22,11 +22,11 @@ OLDER = {
     "seeds": "seed",
     "templates": "template",
 }
-#: An argument in backticks, one with a value in plain text, an option.
+#: An argument in backticks, one with a value that is proposed, an option. Names of folders may hold any of the rest.
 _MENTION = re.compile(
     r"""`(?P<name>\w+)(?:=(?P<value>[^`]*))?`"""
-    r"""|(?<![\w:;'"/.=-])(?P<bare>\w+)=(?P<given>'[^']*'|"[^"]*"|[-\w.]+)"""
-    r"""|--(?P<option>[a-z][\w-]*)"""
+    r"""|(?:^|(?<=pass )|(?<=with )|(?<=drop ))(?P<bare>\w+)=(?P<given>'[^']*'|"[^"]*"|[-\w.]+)"""
+    r"""|(?<![\w/.-])--(?P<option>[a-z][\w-]*)"""
 )
 _SAYS_NOTHING = ("", "None", "True")  # behind an option
 _OF_A_SPEC = "sampler spec "  # its parameters may be called as options are

@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from hf_unmask import __version__
 from hf_unmask.cli.main import app
-from hf_unmask.cli.vocabulary import OLDER, settled
+from hf_unmask.cli.vocabulary import OLDER, Words, settled
 from hf_unmask.generation.configuration import DEFAULTS
 from hf_unmask.results.records import read_samples
 from hf_unmask.tiny import answer_length
@@ -96,6 +96,24 @@ def test_generate_takes_every_option_of_generate() -> None:
     taken = {one.name for one in get_command(app).commands["generate"].params}  # type: ignore[attr-defined]
     # masks are named by the prompt's own mask tokens, and what is returned is printed
     assert set(DEFAULTS) - taken == {"fill_mask", "return_dict_in_generate"}
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("`block_length` must be 1, got 0", "`--block_length` must be 1, got 0"),
+        (
+            "allow more with max_bytes=8; `seed=3` and `top_k=2`",
+            "allow more with --max-bytes 8; `--seed 3` and `top_k=2`",
+        ),
+        ("use --block-length 2 or --out", "use --block_length 2 or --output"),
+        ("a folder 'my seed=5' and /x/--out", "a folder 'my seed=5' and /x/--out"),
+        ("sampler spec 'a:seed=5': `seed` must be 1", "sampler spec 'a:seed=5': `seed` must be 1"),
+    ],
+)
+def test_errors_speak_of_options(message: str, said: str) -> None:
+    """As they were typed, and of nothing that is only called so: a folder, a sampler's own parameter."""
+    assert Words.of(["seed", "output", "max-bytes", "block-length"], ["--block_length", "0"]).say(message) == said
 
 
 def test_one_thing_has_one_name() -> None:
