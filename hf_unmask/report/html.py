@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,14 +17,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 
+from hf_unmask.report.frontier_plots import Picture
 from hf_unmask.results.best_per_budget import BudgetRow
 from hf_unmask.results.comparable import label, regime
 from hf_unmask.results.foreign_text import printable
+from hf_unmask.results.headline import KEPT, Headline
 from hf_unmask.results.records import Accuracy, OperatingPoint
 from hf_unmask.results.statistics import Comparison
 
 _POINTS = 100  # of accuracy
 _NONE = "-"
+_KEPT = f"{_POINTS * KEPT:g} %"
+_DIGITS, _PLACES = 3, 6  # of a number, and at most behind its point
 _ASSETS = ("report.css", "report.js")
 
 
@@ -63,14 +68,29 @@ def name(value: str) -> Cell:
     return Cell(value, look="name")
 
 
-def number(value: float | None, form: str = ".3g") -> Cell:
-    """A cell of one number; None: nothing to show, sorted below all numbers."""
-    return Cell(_NONE if value is None else format(value, form), -1e300 if value is None else value, "number")
+def number(value: float | None, form: str | None = None) -> Cell:
+    """A cell of one number, see `digits`; None: nothing to show, sorted below all numbers."""
+    if value is None:
+        return Cell(_NONE, -1e300, "number")
+    return Cell(digits(value) if form is None else format(value, form), value, "number")
+
+
+def digits(value: float) -> str:
+    """Three digits that say something and never an exponent: 0.00123, 0.457, 12.3, 12,345."""
+    if value == 0:
+        return "0"
+    places = _DIGITS - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{min(max(places, 0), _PLACES)}f}"
 
 
 def joined(*parts: Any) -> Any:
     """Texts and parts, one after the other, as one part."""
     return _PARTS.joined(parts)
+
+
+def lines(*parts: Any) -> Any:
+    """Texts and parts, one below the other, as one part."""
+    return _PARTS.lines(parts)
 
 
 def code(value: str) -> Any:
@@ -151,7 +171,7 @@ def _heuristic(row: BudgetRow) -> Cell:
     shown = joined(sampler(point), where)
     if row.best is None:
         return Cell(shown)
-    return Cell(_PARTS.lines([shown, joined("best sampler is ", verdict(row.against_heuristic, "it"))]))
+    return Cell(lines(shown, joined("best sampler is ", verdict(row.against_heuristic, "it"))))
 
 
 def verdict(comparison: Comparison | None, other: Any) -> Any:
@@ -170,51 +190,63 @@ def verdict(comparison: Comparison | None, other: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------- full table
 
 _POINT_HEADS = (
-    "NFE mean",
-    "p50",
-    "p95",
-    "tokens/NFE to EOS",
-    "tokens/NFE raw",
+    "NFE, mean",
+    "median, 95 % below",
+    "tokens/NFE to EOS, raw",
     "s/answer",
-    "denoiser s",
-    "sampler s",
-    "rest s",
+    "denoiser, sampler, rest in %",
     "tokens/s",
-    "Pareto, NFE",
-    "Pareto, seconds",
-    "majority",
-    "pass@k",
+    "Pareto by NFE",
+    "by seconds",
 )
+_DRAWN_HEADS = ("majority", "pass@k")
+_SECONDS = ("denoiser", "sampler", "rest")
 
 
-def point_heads(metrics: Sequence[str]) -> list[str]:
-    """Of the full table. ``metrics`` are those beside the one that decides."""
-    return ["task", "regime", "sampler", _ACCURACY, *(f"{name} [95 %]" for name in metrics), *_POINT_HEADS]
+def point_heads(metrics: Sequence[str], *, drawn: bool) -> list[str]:
+    """Of the full table. ``metrics`` are those beside the one that decides; ``drawn``: several answers were drawn."""
+    heads = ["task", "regime", "sampler", _ACCURACY, *(f"{name} [95 %]" for name in metrics), *_POINT_HEADS]
+    return [*heads, *_DRAWN_HEADS] if drawn else heads
 
 
-def point_cells(title: str, point: OperatingPoint, metrics: Sequence[str], pareto: Sequence[str]) -> list[Cell]:
+def point_cells(
+    title: str, point: OperatingPoint, metrics: Sequence[str], pareto: Sequence[str], *, drawn: bool
+) -> list[Cell]:
     """One line of the full table. ``pareto`` says for each axis what Pareto set the point is in."""
     seconds = point.seconds_per_sequence
-    split = [number(seconds.get(part), ".4g") for part in ("total", "denoiser", "sampler", "rest")]
-    majority = number(None) if point.majority is None else Cell(f"{point.majority:.1%}", point.majority, "number")
-    drawn = ", ".join(f"@{k} {share:.1%}" for k, share in point.pass_at_k.items())
-    return [
-        name(title),
+    cells = [
+        text(title),
         name(regime(point.setting)),
-        Cell(sampler(point)),
+        Cell(sampler(point), look="sampler"),
         percent(point),
         *further(point, metrics),
-        number(point.nfe_mean, ".2f"),
-        number(point.nfe_p50, ".4g"),
-        number(point.nfe_p95, ".4g"),
-        number(point.tokens_per_forward_to_eos, ".2f"),
-        number(point.tokens_per_forward, ".2f"),
-        *split,
-        number(point.tokens_per_second, ".4g"),
+        number(point.nfe_mean, ".1f"),
+        _two(point.nfe_p50, point.nfe_p95, "g"),
+        _two(point.tokens_per_forward_to_eos, point.tokens_per_forward, ".2f"),
+        number(seconds.get("total")),
+        _split(seconds),
+        number(point.tokens_per_second),
         *map(text, pareto),
-        majority,
-        text(drawn or _NONE),
     ]
+    if drawn:
+        shares = ", ".join(f"@{k} {share:.1%}" for k, share in point.pass_at_k.items())
+        majority = number(None) if point.majority is None else Cell(f"{point.majority:.1%}", point.majority, "number")
+        cells += [majority, text(shares or _NONE)]
+    return cells
+
+
+def _two(first: float, second: float, form: str) -> Cell:
+    """Two numbers, sorted by the first."""
+    return Cell(f"{first:{form}}, {second:{form}}", first, "number")
+
+
+def _split(seconds: Mapping[str, float]) -> Cell:
+    """Where the time of an answer goes."""
+    total = seconds.get("total")
+    if not total or not all(part in seconds for part in _SECONDS):
+        return number(None)
+    shares = [seconds[part] / total for part in _SECONDS]
+    return Cell(", ".join(f"{100 * share:.0f}" for share in shares), shares[0], "number")
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -229,21 +261,50 @@ class Section:
     body: Any
 
 
-def picture(light: bytes, dark: bytes, alternative: str) -> Any:
-    """A PNG figure inside the page, in the colours that the reader prefers."""
-    return _PARTS.picture(*(base64.b64encode(image).decode() for image in (light, dark)), alternative)
+def picture(light: bytes, dark: Picture, alternative: str) -> Any:
+    """A PNG figure inside the page, in the colours that the reader prefers; its points say what they are."""
+    day, night = (base64.b64encode(image).decode() for image in (light, dark.png))
+    return _PARTS.picture(day, night, dark, alternative)
 
 
-def page(summary: str, sections: Sequence[Section], viewer_note: str, footer: str, data: dict[str, Any]) -> str:
-    """The whole page. ``data`` is what its script reads."""
+def headline(found: Headline) -> Any:
+    """The sentence that a report begins with: "X keeps 95 % at 9 forward passes; one token per step needs 40"."""
+    group, slow, keeps = found.group, found.slow, found.keeps
+    whose = "accuracy of one token per step" if slow is not None else "best accuracy measured"
+    if keeps is None:
+        said = [
+            "no sampler measured keeps ",
+            f"{_KEPT} of the {whose} with fewer than {group.length} forward passes",
+        ]
+    else:
+        where = f", {regime(keeps.setting)}, keeps {_KEPT} of the {whose} at {keeps.nfe_mean:.1f} forward passes"
+        said = [sampler(keeps), where, f" ({keeps.accuracy:.1%})"]
+    said.append(f"; one token per step needs {group.length}")
+    if slow is not None:
+        said += [" (", sampler(slow), f", {regime(slow.setting)}: {slow.accuracy:.1%})"]
+    return _PARTS.lead(group.title, joined(*said, "."))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above everything else."""
+
+    title: str
+    about: str
+    leads: Any  # a part
+
+
+def page(head: Head, sections: Sequence[Section], viewer_note: str, footer: str, data: dict[str, Any]) -> str:
+    """The whole page, with the viewer behind the first section. ``data`` is what its script reads."""
     style, script = ((files("hf_unmask.report") / "assets" / file).read_text("utf-8") for file in _ASSETS)
     return _TEMPLATES.get_template("report.html.jinja").render(
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        summary=summary,
-        sections=sections,
+        head=head,
+        first=sections[0],
+        others=sections[1:],
         viewer_note=viewer_note,
         footer=footer,
         data=data,

@@ -44,7 +44,7 @@ def _order_table(group: Group, name: str, by_setting: Mapping[str, Sequence[Samp
     if block is None or name == FULL_DIFFUSION:
         block = max(1, group.length // _BLOCKS)
     heads = [f"sampler ({len(common)} prompts)", "with right neighbour", f"steps per {block} positions"]
-    heads += [f"correlation with {number}" for number in range(1, len(points) + 1)]
+    heads += [f"correlation with {number}" for number in range(1, len(points))]
     rows = [_order_cells(number, points, maps, block) for number in range(len(points))]
     title = f"{group.title}, {name}"
     yield html.heading(title)
@@ -65,7 +65,7 @@ def _order_cells(
     together = opening_order.opened_with_right_neighbour(rows)
     steps = ", ".join(f"{count:.1f}" for count in opening_order.nfe_per_block(rows, block))
     shown = Cell("-", look="number") if together is None else Cell(f"{together:.1%}", together, "number")
-    correlations = [_correlation(maps[place], other) if i < place else Cell("") for i, other in enumerate(maps)]
+    correlations = [_correlation(maps[place], other) if i < place else Cell("") for i, other in enumerate(maps[:-1])]
     return [Cell(html.joined(f"{place + 1}. ", html.sampler(points[place]))), shown, html.text(steps), *correlations]
 
 
@@ -74,4 +74,4 @@ def _correlation(first: Mapping[int, list[int]], second: Mapping[int, list[int]]
     if found is None:
         return html.number(None)
     low, high = found.interval
-    return Cell(f"{found.mean:.2f} [{low:.2f}, {high:.2f}]", found.mean, "number")
+    return Cell(html.lines(f"{found.mean:.2f}", f"[{low:.2f}, {high:.2f}]"), found.mean, "number")

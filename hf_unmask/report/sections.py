@@ -9,12 +9,13 @@ from typing import Any
 
 from hf_unmask.metrics import METRICS
 from hf_unmask.report import html
-from hf_unmask.report.frontier_plots import dark_png
+from hf_unmask.report.frontier_plots import dark_picture
 from hf_unmask.report.html import Cell, Section
 from hf_unmask.report.order_tables import ORDER_NOTE, order_tables
 from hf_unmask.results.comparable import Group, regime
 from hf_unmask.results.folder import AXES, Contents, seconds
 from hf_unmask.results.frontier import aup_of, hypervolume_of, method_of, nfe_at_accuracy, plane
+from hf_unmask.results.headline import headline
 from hf_unmask.results.records import OperatingPoint, Setting
 from hf_unmask.results.several_metrics import metrics_of
 from hf_unmask.results.transfer_matrix import transfer_matrix
@@ -24,8 +25,8 @@ _FIGURES = 2_000_000  # characters of the page for plots; those that do not fit 
 
 def sections(contents: Contents, pictures: Sequence[bytes]) -> Iterator[Section]:
     """All but the trajectories. ``pictures`` are the frontiers of the groups as PNG on a light ground."""
-    yield Section("budgets", "Best sampler at each budget", _budgets(contents))
     yield Section("frontiers", "Accuracy against cost", _frontiers(contents, pictures))
+    yield Section("budgets", "Best sampler at each budget", _budgets(contents))
     yield Section("points", "All operating points", _points(contents))
     yield Section("areas", "Areas", _areas(contents))
     transfer = _transfer(contents.points)
@@ -42,6 +43,11 @@ Differences are paired on the same prompts, with a 95 % bootstrap interval over 
 corrected by Holm's method over all comparisons of this table. Best and second are chosen on the prompts they are
 compared on, so small leads flatter the best. The last column asks what a heuristic reaches with the same budget if its
 block length is free."""
+
+
+def leads(contents: Contents) -> Any:
+    """What the page says first, one sentence per task."""
+    return html.joined(*(html.headline(headline(group)) for group in contents.groups))
 
 
 def _budgets(contents: Contents) -> Any:
@@ -63,12 +69,17 @@ def _counted(points: Sequence[OperatingPoint]) -> str:
     return ". ".join([f"Accuracy is by {deciding}", *known]) + "."
 
 
+_FRONTIERS_NOTE = """Bars are 95 % intervals of accuracy over prompts; a line joins the dials of one method. Point at a
+mark to read what it is. Rings, with their dials, are the Pareto set of the panel: no point there is at least as
+accurate and as cheap, and better in one."""
+
+
 def _frontiers(contents: Contents, pictures: Sequence[bytes]) -> Any:
-    parts = [html.note("Bars are 95 % intervals of accuracy over prompts; a line joins the dials of one method.")]
+    parts = [html.note(_FRONTIERS_NOTE)]
     room = _FIGURES
     for group, light in zip(contents.groups, pictures, strict=True):
         alternative = f"{group.title}: accuracy against NFE and seconds; the table of all points has the numbers"
-        figure = html.picture(light, dark_png(group, contents.fronts(group)), alternative)
+        figure = html.picture(light, dark_picture(group, contents.fronts(group)), alternative)
         room -= len(figure)
         beside = html.note(html.joined(group.title, ": see ", html.code(f"frontier-{group.slug}.png"), "."))
         parts.append(figure if room >= 0 else beside)
@@ -81,14 +92,19 @@ in one; "regime" among points of the same block length, "task" among all of them
 
 def _points(contents: Contents) -> Any:
     metrics = _beside(contents.points)
+    drawn = any(point.pass_at_k or point.majority is not None for point in contents.points)
     rows = [
         html.point_cells(
-            group.title, point, metrics, [contents.pareto[axis].get(point.setting.key, "") for axis in AXES]
+            group.title,
+            point,
+            metrics,
+            [contents.pareto[axis].get(point.setting.key, "") for axis in AXES],
+            drawn=drawn,
         )
         for group in contents.groups
         for point in group.points
     ]
-    made = html.table("All operating points", html.point_heads(metrics), rows, sortable=True)
+    made = html.table("All operating points", html.point_heads(metrics, drawn=drawn), rows, sortable=True)
     return html.joined(html.note(_POINTS_NOTE), made)
 
 
@@ -133,7 +149,7 @@ def _area_rows(group: Group) -> Iterator[list[Cell]]:
             html.number(len(points), "d"),
             *areas,
             *[html.number(None)] * (len(AXES) - len(areas)),
-            html.number(aup.get(f"{name}\n{method}"), ".4g"),
+            html.number(aup.get(f"{name}\n{method}")),
             _to_target(nfe_at_accuracy(plane(points), target), target),
         ]
 

@@ -6,17 +6,19 @@ They read ``results.json`` and ``samples.jsonl`` and nothing else, so they can b
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hf_unmask.report.frontier_plots import write_frontier
-from hf_unmask.report.html import page
-from hf_unmask.report.sections import sections
-from hf_unmask.results.comparable import regime
+from hf_unmask.report.html import Head, page
+from hf_unmask.report.sections import leads, sections
+from hf_unmask.results.comparable import Group, regime
 from hf_unmask.results.folder import AXES, Contents, read_contents
 from hf_unmask.results.foreign_text import csv_cell
+from hf_unmask.results.headline import headline
 from hf_unmask.results.records import OperatingPoint
 from hf_unmask.results.summary_tables import tables
 from hf_unmask.results.trajectories import Chosen, Decode, choose, payload
@@ -93,11 +95,12 @@ def html(contents: Contents, pictures: Sequence[bytes], decode: Decode | None, s
     ``pictures`` are the frontiers of the groups as PNG on a light ground.
     """
     parts = list(sections(contents, pictures))
+    head = Head(_title(contents), _about(contents), leads(contents))
     room = MAX_BYTES
     while True:
         chosen = _choose(contents, room)
         data = payload(chosen, decode, special)
-        made = page(_summary(contents), parts, _viewer_note(chosen, decode), _footer(contents), data)
+        made = page(head, parts, _viewer_note(chosen, decode), _footer(contents), data)
         excess = len(made.encode()) - MAX_BYTES
         if excess <= 0 or not any(part.samples for part in chosen):
             return made
@@ -106,17 +109,51 @@ def html(contents: Contents, pictures: Sequence[bytes], decode: Decode | None, s
 
 def _choose(contents: Contents, room: int) -> list[Chosen]:
     share = room // len(contents.groups)
-    return [choose(group, contents.answers[group.identity], contents.front(group), share) for group in contents.groups]
+    return [
+        choose(group, contents.answers[group.identity], contents.front(group) | _opens(group), share)
+        for group in contents.groups
+    ]
 
 
-def _summary(contents: Contents) -> str:
-    models = sorted({point.setting.model for point in contents.points})
+def _opens(group: Group) -> set[str]:
+    """Keys of what the viewer shows at first."""
+    return {point.setting.key for point in headline(group).pair}
+
+
+def _title(contents: Contents) -> str:
+    settings = [point.setting for point in contents.points]
+    models, tasks = (
+        ", ".join(dict.fromkeys(values)) for values in zip(*((s.model, s.task) for s in settings), strict=True)
+    )
+    return f"{models} on {tasks}: samplers compared"
+
+
+def _about(contents: Contents) -> str:
+    """Model, data, date and commit, and how much was measured."""
+    settings = [point.setting for point in contents.points]
+    facts = {
+        "model": sorted({setting.model for setting in settings}),
+        "data": sorted({setting.dataset for setting in settings}),
+        "date": _known(contents, "date", 10),
+        "commit": _known(contents, "commit", 40),
+    }
+    named = "; ".join(f"{name} {', '.join(values)}" for name, values in facts.items() if values)
+    return f"{named}. {_amount(contents)}"
+
+
+def _known(contents: Contents, name: str, longest: int) -> list[str]:
+    """What the environments say, as far as they do; a commit of 40 digits in short."""
+    found = {str(value)[:longest] for point in contents.points if (value := point.environment.get(name)) is not None}
+    return sorted(re.sub(r"^([0-9a-f]{10})[0-9a-f]{30}$", r"\1", value) for value in found)
+
+
+def _amount(contents: Contents) -> str:
     prompts = sorted({point.prompts for point in contents.points})
     counted = str(prompts[0]) if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]}"
     answers = sum(found.trajectories for found in contents.answers.values())
     return (
-        f"{len(contents.points)} operating points of {', '.join(models)} on {len(contents.groups)} "
-        f"{'task' if len(contents.groups) == 1 else 'tasks'}, {counted} prompts each, {answers} answers."
+        f"{len(contents.points)} operating points in {len(contents.groups)} "
+        f"{'comparison' if len(contents.groups) == 1 else 'comparisons'}, {counted} prompts each, {answers} answers."
     )
 
 

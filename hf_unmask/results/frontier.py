@@ -36,7 +36,8 @@ class Hypervolume:
 
     def __str__(self) -> str:
         cost, accuracy = self.reference
-        return f"{self.area:.4g} (reference: {cost:g} {'NFE' if self.axis == 'nfe' else 's'}, accuracy {accuracy:g})"
+        shown = f"{cost:g} NFE" if self.axis == "nfe" else f"{cost:.3g} s"
+        return f"{self.area:.4g} (reference: {shown}, accuracy {accuracy:g})"
 
 
 def pareto_front(points: Points) -> list[int]:
@@ -109,6 +110,22 @@ def method_of(spec: str) -> str:
         return f"{name}({method_of(inner.removesuffix(')'))})"
     name = pieces(spec.strip())[0]
     return name if name.startswith(POLICY) else name.partition(":")[0]
+
+
+def dials_of(spec: str) -> str:
+    """What `method_of` leaves out, in short; "" for a spec without dials.
+
+    ``threshold:threshold=0.9`` -> ``0.9``; ``learned:NAME;speed=2`` -> ``speed=2``; ``eos_suppress(margin:k=2)`` ->
+    ``k=2``.
+    """
+    name, bracket, inner = spec.strip().partition("(")
+    if bracket and ":" not in name:
+        return dials_of(inner.removesuffix(")"))
+    head, *dials = pieces(spec.strip())
+    if not head.startswith(POLICY):
+        name, colon, first = head.partition(":")
+        dials = [first, *dials] if colon else dials
+    return ", ".join(dial.removeprefix(f"{name}=") for dial in dials)
 
 
 def plane(records: Sequence[OperatingPoint], axis: Axis = "nfe") -> list[tuple[float, float]]:

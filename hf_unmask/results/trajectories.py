@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_unmask.results.comparable import Group, Identity, identity, label, regime
 from hf_unmask.results.foreign_text import printable
+from hf_unmask.results.headline import headline
 from hf_unmask.results.records import Sample, Setting, iter_samples
 
 Decode = Callable[[list[int]], str]
@@ -161,6 +162,7 @@ def _task(part: Chosen) -> dict[str, Any]:
         "title": printable(part.group.title),
         "shown": f"{part.prompts} of {part.answers.prompts} prompts, "
         f"{len(part.samples)} of {part.answers.trajectories} trajectories",
+        "opens": [place[one.setting] for one in headline(part.group).pair if one.setting in place],
         "samplers": [
             {"name": printable(label(setting)), "regime": regime(setting), "block": setting.block_length}
             for setting in shown

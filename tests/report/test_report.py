@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import xml.etree.ElementTree
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.colors
 import matplotlib.image
 import pandas
 import pytest
+from matplotlib.figure import Figure
 from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, setting, shares, with_well_formed, write
 from typer.testing import CliRunner
 
 from hf_unmask.cli.main import app
-from hf_unmask.report import sections
+from hf_unmask.report import frontier_plots, html, sections
 from hf_unmask.report import writing as report
-from hf_unmask.report.frontier_plots import styles, write_frontier
+from hf_unmask.report.frontier_plots import Picture, write_frontier
 from hf_unmask.report.html import inert_json
+from hf_unmask.report.styles import styles
 from hf_unmask.report.writing import write_csv, write_report
 from hf_unmask.results.best_per_budget import budget_rows
 from hf_unmask.results.comparable import groups, is_learned, label, regime
 from hf_unmask.results.folder import Contents, read_contents
+from hf_unmask.results.headline import headline
 from hf_unmask.results.records import SCHEMA_VERSION, sample_line, write_results
 from hf_unmask.results.trajectories import Answers, Reader, choose, payload
 
@@ -42,7 +47,7 @@ def page(folder: Path) -> str:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take a second each and have tests of their own."""
-    monkeypatch.setattr(sections, "dark_png", lambda *_: b"png")
+    monkeypatch.setattr(sections, "dark_picture", lambda *_: Picture(b"png", 1, 1, ()))
 
 
 def data_of(page: str) -> dict:
@@ -120,9 +125,94 @@ def test_names_of_any_length_and_script_give_files(tmp_path: Path) -> None:
     assert "算术" in svg.read_text("utf-8") and xml.etree.ElementTree.parse(svg).getroot() is not None
 
 
-def test_styles_tell_thirteen_samplers_apart() -> None:
-    points = [point(setting(f"s{number}"), [1.0], 2) for number in range(13)]
-    assert len(set(styles(points).values())) == 13
+def grey(colour: str) -> bool:
+    _, saturation, _ = matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(colour))
+    return saturation < 0.4
+
+
+@pytest.mark.parametrize("policies", [0, 4, 16])
+def test_sixteen_methods_share_neither_colour_nor_marker(policies: int) -> None:
+    rules = ["confidence", "threshold", "dilated", "eos_suppress(margin)", "entropy", *(f"own{n}" for n in range(11))]
+    names = [*rules[: 16 - policies], *(f"learned:{number}" for number in range(policies))]
+    look = styles([point(setting(name), [1.0], 2) for name in names])
+    assert len(look) == len({one.colour for one in look.values()}) == len({one.marker for one in look.values()}) == 16
+    assert list(look)[:policies] == names[16 - policies :]  # in front, and first in the legend
+    assert [one.front for one in look.values()] == [True] * policies + [False] * (16 - policies)
+    assert [grey(look[name].colour) for name in names[: 16 - policies]] == [policies > 0] * (16 - policies)
+
+
+def test_the_whole_legend_is_in_the_picture() -> None:
+    """Names as long as paths: four columns of them were cut off at both sides."""
+    names = [f"learned:{'/some/long/folder' * 4}/{number}" for number in range(16)]
+    (group,) = groups([point(setting(name), [1.0], 2) for name in names])
+    with frontier_plots._figure(group, {"nfe": (), "seconds": ()}, dark=False) as figure:
+        assert isinstance(figure, Figure)
+        legend, page = figure.legends[0].get_window_extent(), figure.bbox
+        assert len(figure.legends[0].get_texts()) == 17
+        assert page.x0 <= legend.x0 and legend.x1 <= page.x1 and page.y0 <= legend.y0
+        assert legend.y1 < min(panel.get_tightbbox().y0 for panel in figure.axes)
+
+
+def test_points_say_what_they_are(folder: Path, page: str) -> None:
+    """Over each mark, where it is drawn; those of the Pareto set are labelled in the picture."""
+    group = read_contents(folder).groups[0]
+    picture = frontier_plots.dark_picture(group, {"nfe": (), "seconds": ()})
+    assert len(picture.marks) == 2 * len(PLAN)
+    pixels = matplotlib.image.imread(io.BytesIO(picture.png))
+    assert pixels.shape[:2] == (picture.height, picture.width)
+    for mark in picture.marks:  # a mark is no piece of the ground
+        assert abs(pixels[int(mark.top), int(mark.left), :3] - pixels[2, 2, :3]).max() > 0.1
+    says = "learned:policy;speed=0.5, full diffusion: 77.5% at 4.0 forward passes, 0.04 s"
+    assert says in [mark.text for mark in picture.marks] and f"<title>{says}</title></circle>" in page
+    svg = xml.etree.ElementTree.parse(folder / "frontier-sums.svg").getroot()
+    assert svg is not None
+    with frontier_plots._figure(group, read_contents(folder).fronts(group), dark=False) as figure:
+        written = [[text.get_text() for text in panel.texts] for panel in figure.axes[:2]]
+    assert written == [["k=4"], ["k=8", "0.99", "speed=0.5"]]
+
+
+# --------------------------------------------------------------------------------------------------------- first words
+
+
+def test_the_page_begins_with_what_was_found(page: str) -> None:
+    assert "<title>tiny on sums, grids/4x4 &lt;b&gt;: samplers compared</title>" in page
+    assert "model tiny; data problems; date 2026-12-01; commit abc." in page
+    # nothing opens one token per step: 95 % of the best, 90 % in blocks, which the best keeps itself
+    lead = (
+        '<p class="lead"><strong>sums:</strong> <code>confidence:k=4</code>, blocks of 8, keeps 95 % of the best '
+        "accuracy measured at 4.0 forward passes (90.0%); one token per step needs 16.</p>"
+    )
+    places = [lead, '<section id="frontiers"', '<section id="viewer"', '<section id="budgets"', "<table"]
+    assert sorted(map(page.index, places)) == [page.index(place) for place in places]
+
+
+def test_the_headline_by_hand() -> None:
+    slow = [point(setting("confidence"), shares(80, 100), 16), point(setting("margin"), shares(70, 100), 16)]
+    cheap = [point(setting("threshold"), shares(75, 100), 5), point(setting("learned:a"), shares(76, 100), 9)]
+    (group,) = groups([*slow, *cheap])
+    found = headline(group)
+    assert (found.slow, found.keeps, found.target) == (slow[0], cheap[1], pytest.approx(0.76))
+    assert [one.setting.sampler for one in found.pair] == ["learned:a", "confidence"]
+    said = str(html.headline(found))
+    assert "<code>learned:a</code>, full diffusion, keeps 95 % of the accuracy of one token per step at 9.0" in said
+    assert "(76.0%); one token per step needs 16 (<code>confidence</code>, full diffusion: 80.0%)." in said
+    (group,) = groups([*slow, cheap[0]])
+    assert headline(group).keeps is None and "no sampler measured keeps 95 %" in str(html.headline(headline(group)))
+    (group,) = groups([point(setting("a"), [0.0], 2)])
+    assert headline(group).keeps is None and len(headline(group).pair) == 1
+
+
+def test_the_viewer_opens_with_the_best_and_its_baseline(page: str) -> None:
+    task = data_of(page)["tasks"][0]
+    shown = [(task["samplers"][place]["name"], task["samplers"][place]["regime"]) for place in task["opens"]]
+    assert shown == [("confidence:k=4", "blocks of 8"), ("learned:policy;speed=0.5", "blocks of 8")]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0"), (0.0012345, "0.00123"), (0.1, "0.100"), (12.345, "12.3"), (98765.4, "98,765")]
+)
+def test_numbers_have_three_digits_that_matter(value: float, shown: str) -> None:
+    assert html.digits(value) == shown
 
 
 # ------------------------------------------------------------------------------------------------------- hostile texts

@@ -20,6 +20,7 @@ from hf_unmask.cli.terminal_canvas import frames_of_events, render_plain
 from hf_unmask.cli.watch import Numbers, events
 from hf_unmask.policy.card.measured import read_measured
 from hf_unmask.report import sections
+from hf_unmask.report.frontier_plots import Picture
 from hf_unmask.report.writing import html, write_csv
 from hf_unmask.results.folder import read_contents
 from hf_unmask.results.records import ResultsError, iter_samples, read_results
@@ -114,7 +115,7 @@ def through(damaged: list[tuple[str, str]], count: int | None, used) -> None:
 
 @pytest.mark.parametrize("count", USED)
 def test_every_field_of_results(folder: Path, count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections, "dark_png", lambda *_: b"png")
+    monkeypatch.setattr(sections, "dark_picture", lambda *_: Picture(b"png", 1, 1, ()))
     path = folder / RESULTS
     damaged = list(variants(json.loads(path.read_text())))
     read = []

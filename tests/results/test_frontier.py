@@ -12,6 +12,7 @@ from hf_unmask.results.frontier import (
     aup,
     aup_of,
     best_under_budget,
+    dials_of,
     hypervolume,
     hypervolume_of,
     method_of,
@@ -149,18 +150,19 @@ def test_nfe_at_accuracy():
 
 
 @pytest.mark.parametrize(
-    ("spec", "method"),
+    ("spec", "method", "dials"),
     [
-        ("random", "random"),
-        ("threshold:threshold=0.9", "threshold"),
-        ("klass:confidence=0.6;kl=0.01", "klass"),
-        ("learned:org/name;speed=2", "learned:org/name"),
-        ("eos_suppress(margin:k=2)", "eos_suppress(margin)"),
-        ("eos_suppress(learned:builtin:x;speed=2)", "eos_suppress(learned:builtin:x)"),
+        ("random", "random", ""),
+        ("threshold:threshold=0.9", "threshold", "0.9"),
+        ("threshold:threshold=0.9;minimum=2", "threshold", "0.9, minimum=2"),
+        ("klass:confidence=0.6;kl=0.01", "klass", "confidence=0.6, kl=0.01"),
+        ("learned:org/name;speed=2", "learned:org/name", "speed=2"),
+        ("eos_suppress(margin:k=2)", "eos_suppress(margin)", "k=2"),
+        ("eos_suppress(learned:builtin:x;speed=2)", "eos_suppress(learned:builtin:x)", "speed=2"),
     ],
 )
-def test_method_of(spec, method):
-    assert method_of(spec) == method
+def test_methods_and_dials(spec, method, dials):
+    assert method_of(spec) == method and dials_of(spec) == dials
 
 
 # records

@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib.image
 import pytest
-from report_folder import HOSTILE_TEXT, Letters, write
+from report_folder import HOSTILE_TEXT, MANY, Letters, write
 
 from hf_unmask.report.writing import write_report
 
@@ -169,7 +169,7 @@ def test_hostile_tokens_do_nothing(page: Any) -> None:
     page.keyboard.press("End")
     assert page.locator("#pane-a .cell", has_text=HOSTILE_TEXT).count() == 1
     assert page.locator("img[src='x']").count() == 0
-    assert page.title() == "Samplers compared"
+    assert page.title() == "tiny on sums, grids: samplers compared"
 
 
 def test_tables_sort_by_click(page: Any) -> None:
@@ -186,6 +186,35 @@ def test_tables_sort_by_click(page: Any) -> None:
 
 def cells(table: Any) -> list[str]:
     return table.locator("tbody tr").evaluate_all("rows => rows.map(row => row.cells[3].dataset.value)")
+
+
+def test_a_point_says_what_it_is(page: Any) -> None:
+    chart = page.locator("figure.chart").first
+    chart.locator("circle").nth(4).hover(force=True)  # another one lies over it
+    said = chart.locator("figcaption").inner_text().split(" · ")
+    assert "threshold, full diffusion: 75.0% at 4.0 forward passes, 0.04 s" in said
+    assert "learned:policy;speed=0.5, full diffusion: 75.0% at 4.0 forward passes, 0.04 s" in said
+
+
+def test_the_viewer_opens_with_the_best_and_its_baseline(page: Any) -> None:
+    shown = [page.locator(f"#pane-{side} select option:checked").inner_text() for side in "ab"]
+    assert shown == ["confidence:k=4", "learned:policy;speed=0.5"]
+    assert "blocks of 8" in page.locator("#pane-a .facts").inner_text()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_thirteen_methods_lose_no_column_and_cut_no_row(browser: Any, tmp_path: Path, width: int) -> None:
+    write(tmp_path, prompts=4, plan=MANY)
+    write_report(tmp_path, tokenizer=Letters())
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.goto((tmp_path / "report.html").as_uri())
+    sizes = opened.locator(".scroll").evaluate_all(
+        "all => all.map(box => [box.scrollWidth - box.clientWidth, box.scrollHeight - box.clientHeight])"
+    )
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    opened.close()
+    assert len(sizes) > 4 and all(high == 0 for _, high in sizes)
+    assert width < 1280 or all(wide == 0 for wide, _ in sizes)  # on a telephone tables are moved sideways
 
 
 def test_narrow_screens_stack_the_panes(page: Any, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def point(of: Setting, scores: Sequence[float], nfe: float) -> OperatingPoint:
         seconds_per_sequence={"denoiser": 0.8 * seconds, "sampler": 0.1 * seconds, "rest": 0.1 * seconds}
         | {"total": seconds},
         tokens_per_second=LENGTH / seconds,
-        environment={"torch": "2.13", "commit": "abc"},
+        environment={"torch": "2.13", "commit": "abc", "date": "2026-12-01T10:00:00+00:00"},
     )
 
 
@@ -99,11 +99,36 @@ PLAN = (
 )
 
 
-def write(folder: Path, tasks: Sequence[str] = ("sums",), prompts: int = 40) -> Path:
-    """The folder with the records of `PLAN` for each task."""
+_DIALS = {
+    "k": ("confidence", "margin", "entropy", "pc", "random", "left_to_right"),
+    "threshold": ("threshold", "credit"),
+    "gamma": ("entropy_bound",),
+    "factor": ("factor",),
+}
+#: Thirteen methods with three dials each, in two regimes; accuracies rise with the forward passes, none are equal.
+MANY = tuple(
+    (f"{method}:{dial}={value}", block_length, start + number + bool(block_length), steps)
+    for block_length in (None, 8)
+    for number, (method, dial) in enumerate((name, dial) for dial, names in _DIALS.items() for name in names)
+    for value, start, steps in ((8, 4, 2), (4, 14, 4), (1, 28, 16))
+) + tuple(
+    (f"learned:builtin:tiny-{name};speed={speed}", block_length, correct + 2 * place, steps)
+    for block_length in (None, 8)
+    for place, name in enumerate(("speed", "full", "block"))
+    for speed, correct, steps in ((1, 16, 2), (0.5, 27, 4), (0, 34, 8))
+)
+
+
+def write(
+    folder: Path,
+    tasks: Sequence[str] = ("sums",),
+    prompts: int = 40,
+    plan: Sequence[tuple[str, int | None, int, int]] = PLAN,
+) -> Path:
+    """The folder with the records of a plan for each task."""
     points, lines = [], []
     for task in tasks:
-        for sampler, block_length, correct, steps in PLAN:
+        for sampler, block_length, correct, steps in plan:
             of, scores = setting(sampler, block_length, task=task), shares(correct * prompts // 40, prompts)
             points.append(point(of, scores, steps))
             lines += [sample_line(sample) for sample in samples(of, scores, steps)]

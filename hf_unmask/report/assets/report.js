@@ -34,6 +34,20 @@ function makeSortable(table) {
   });
 }
 
+// -------------------------------------------------------------------------------------------------------------- plots
+
+// The browser shows after a moment what the uppermost point is, and on a touch screen never: below the figure all
+// points that are there stand at once.
+function sayPoints(chart) {
+  const caption = chart.querySelector("figcaption");
+  const say = (event) => {
+    const here = document.elementsFromPoint(event.clientX, event.clientY);
+    const titles = here.filter((one) => one.tagName === "circle").map((one) => one.textContent);
+    if (titles.length > 0) caption.textContent = titles.join(" · ");
+  };
+  for (const kind of ["pointermove", "click"]) chart.addEventListener(kind, say);
+}
+
 // ------------------------------------------------------------------------------------------------------------- viewer
 
 const NEVER = -1;
@@ -245,8 +259,11 @@ class Viewer {
   choosePrompt() {
     const task = this.data.tasks[Number(this.task.value)];
     const { trajectories } = task.prompts[Number(this.prompt.value)];
-    const fallbacks = [0, trajectories.length - 1];
-    this.panes.forEach((pane, side) => pane.offer(task, trajectories, fallbacks[side]));
+    const ends = [0, trajectories.length - 1];
+    this.panes.forEach((pane, side) => {
+      const opens = trajectories.findIndex((one) => one.sampler === task.opens[side]);
+      pane.offer(task, trajectories, opens < 0 ? ends[side] : opens);
+    });
     this.changed();
   }
 
@@ -290,6 +307,7 @@ class Viewer {
   }
 }
 
+document.querySelectorAll("figure.chart").forEach(sayPoints);
 document.querySelectorAll("table.sortable").forEach(makeSortable);
 const stored = JSON.parse(document.getElementById("data").textContent);
 if (stored.tasks.length > 0) new Viewer(stored);
