@@ -50,7 +50,16 @@ def test_python_blocks_run(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for place, block in enumerate(blocks):
         exec(compile(block, f"README block {place}", "exec"), vars(module))  # blocks build on each other
     assert len(blocks) >= 4
-    assert capsys.readouterr().out
+    printed = capsys.readouterr().out
+    shown = re.findall(r"^```python\n.*?^```\n+```text\n(.*?)^```", README, flags=re.M | re.S)
+    shown += re.findall(r"^print\(.*\)  # (.+)$", README, flags=re.M)
+    assert len(shown) >= 2 and all(text in printed for text in shown), (shown, printed)
+
+
+def test_pictures_are_small() -> None:
+    pictures = re.findall(r"^!\[.+\]\((.+)\)$", README, flags=re.M)
+    assert "examples/figures/unmasking.gif" in pictures
+    assert all((ROOT / picture).stat().st_size <= 1_000_000 for picture in pictures)
 
 
 def test_attach_is_shown_early() -> None:

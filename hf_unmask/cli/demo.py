@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_unmask.tiny import HeldOut
 
 _STEP_DELAY = 0.12
+_MUCH = 1000  # forward passes of one row: more can take ten seconds
 
 
 def demo(
@@ -69,14 +70,25 @@ def _measure_all(
 ) -> tuple[list[DemoRow], bool]:
     """Rows in order; False if Ctrl-C cut them short."""
     from hf_unmask.cli.demo_measuring import measure
+    from hf_unmask.evaluation.pace import WORTH_SAYING, Pace, counted, duration, expected_forwards
+    from hf_unmask.tiny import answer_length
 
     console = make_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: list[DemoRow] = []
+    work = [
+        expected_forwards(one.sampler, answer_length(one.task), one.block_length) * len(problems[one.task])
+        for one in plan
+    ]
+    pace = Pace(sum(work))
+    if pace.total >= _MUCH:
+        samplers = counted(len({str(one.sampler) for one in plan}), "sampler")
+        count = counted(sum(map(len, problems.values())), "problem")
+        say(f"{samplers} on {count}; the first tells how long it takes", err=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=sum(len(problems[setting.task]) for setting in plan))
         try:
-            for setting in plan:
+            for place, setting in enumerate(plan):
                 line = f"{setting.task}, {setting.regime}, {setting.label}"
                 progress.update(bar, description=escape(printable(line)))
                 rows.append(
@@ -89,6 +101,9 @@ def _measure_all(
                         on_batch=lambda count: progress.advance(bar, count),
                     )
                 )
+                pace.add(work[place])
+                if place == 0 and pace.left >= WORTH_SAYING:
+                    say(f"about {duration(pace.left)} to go", err=True)
         except KeyboardInterrupt:
             return rows, False
     return rows, True
@@ -96,7 +111,7 @@ def _measure_all(
 
 def _print_rows(rows: Sequence[DemoRow], split: str, limit: int) -> None:
     table = Table(title=f"{limit} {split} problems per task, embedded model", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # rather than a number lost on a narrow terminal
     for name in ("accuracy", "well formed", "NFE", "tokens/NFE", "s/answer"):
         table.add_column(name, justify="right", no_wrap=True)
     for (task, regime), group in itertools.groupby(rows, key=lambda row: (row.task, row.regime)):
@@ -124,11 +139,13 @@ def _shown(plan: list[Setting], *, chosen: bool) -> Setting:
 
 
 def _show_one(model: Any, tokenizer: Any, setting: Setting, problems: dict[str, list[HeldOut]], seed: int) -> None:
-    from hf_unmask.cli.demo_measuring import answer
+    from hf_unmask.cli.demo_measuring import BATCH_SIZE, answer, typical
     from hf_unmask.cli.terminal_canvas import watching
 
-    problem = problems[setting.task][0]
+    among = problems[setting.task][:BATCH_SIZE]
+    problem = typical(model, tokenizer, setting, among, seed=seed)
     say("", f"{problem.prompt!r} with {setting.label}, {setting.regime}:")
+    say(f"(the first of {len(among)} problems that takes the median of forward passes)")
     with watching(make_console(), tokenizer, [problem.prompt], delay=_STEP_DELAY) as show:
         texts, output = answer(model, tokenizer, setting, [problem.prompt], seed=seed, on_step=show)
     right = "right and well formed" if problem.well_formed(texts[0]) else "right, but not well formed"

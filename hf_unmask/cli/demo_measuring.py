@@ -33,6 +33,7 @@ POLICIES = (
     "learned:builtin:tiny-speed;speed=0.75",
 )
 BATCH_SIZE = 50
+_PACKAGED = "learned:builtin:"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,17 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The sampler with its plain parameters, defaults too: ``threshold 0.9``, ``left_to_right k=4``."""
+        """The sampler with its dial, given or not, and what else is not as usual: ``threshold 0.9``,
+        ``left_to_right k=4``, ``tiny-speed speed=0.75``."""
+        spec = str(self.sampler)
         if not is_dataclass(self.sampler):
-            return str(self.sampler)
-        name = str(self.sampler).partition(":")[0]
+            return spec
+        name = spec.partition(":")[0]
         values = {f.name: getattr(self.sampler, f.name) for f in fields(self.sampler)}
         if not all(value is None or isinstance(value, int | float | str) for value in values.values()):
-            return str(self.sampler)
-        shown = [str(v) if k == name else f"{k}={v}" for k, v in values.items() if v is not None]
+            return spec.removeprefix(_PACKAGED).replace(";", " ") if spec.startswith(_PACKAGED) else spec
+        told = [f for place, f in enumerate(fields(self.sampler)) if place == 0 or values[f.name] != f.default]
+        shown = [str(values[f.name]) if f.name == name else f"{f.name}={values[f.name]}" for f in told]
         return " ".join([name, *shown])
 
 
@@ -68,7 +72,7 @@ class DemoRow:
     regime: str
     block_length: int | None
     sampler: str  # its spec
-    label: str  # the same with its defaults
+    label: str  # the same in short
     problems: int
     accuracy: float  # share of problems solved
     well_formed: float  # share solved by work that is right as well
@@ -138,6 +142,15 @@ def measure(
         seconds=seconds,
         seconds_per_sequence=seconds / count,
     )
+
+
+def typical(
+    model: nn.Module, tokenizer: Any, setting: Setting, problems: Sequence[HeldOut], *, seed: int = 0
+) -> HeldOut:
+    """The first problem whose answer takes the median of forward passes, the lower one of two."""
+    _, output = answer(model, tokenizer, setting, [problem.prompt for problem in problems], seed=seed)
+    spent = output.nfe.tolist()
+    return problems[spent.index(sorted(spent)[(len(spent) - 1) // 2])]
 
 
 def answer(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_unmask.cli.costs import notes
 from hf_unmask.cli.options import (
     FULL,
     TINY,
@@ -111,6 +112,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
             _print_table(points)
 
 
+@notes("hf_unmask.evaluation")
 def _evaluate(  # noqa: PLR0913 - passes options on
     network: Any,
     tokenizer: Any,

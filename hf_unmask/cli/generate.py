@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_unmask import __version__
+from hf_unmask.cli.costs import cost_line
 from hf_unmask.cli.options import (
     FULL,
     TINY,
@@ -25,7 +26,7 @@ from hf_unmask.cli.options import (
 from hf_unmask.cli.options import (
     block_length as read_block_length,
 )
-from hf_unmask.cli.terminal import load_model, make_console, plain_errors, print_json, quiet_libraries, say_prose
+from hf_unmask.cli.terminal import load_model, make_console, plain_errors, print_json, quiet_libraries, say, say_prose
 
 if TYPE_CHECKING:
     from hf_unmask.generation.output import UnmaskOutput
@@ -134,6 +135,7 @@ def generate(  # noqa: PLR0913 - one argument per option
             print_json({**settings, "seconds": seconds, "version": __version__, "results": results})
         else:
             say_prose("\n".join(texts))
+            say(cost_line(output, seconds), err=True)
 
 
 def new_tokens(model: str, asked: int | None) -> int:

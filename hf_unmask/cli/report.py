@@ -10,6 +10,8 @@ import typer
 from hf_unmask.cli.result_options import Folder, TokenizerOption, TrustOption, matches, tokenizer_of
 from hf_unmask.cli.terminal import plain_errors, say
 
+_MANY = 20  # operating points; a report of more can take ten seconds
+
 
 def report(folder: Folder, tokenizer: TokenizerOption = None, trust_remote_code: TrustOption = False) -> None:
     """Write results.csv, tables.md, frontier plots and a self-contained report.html into an evaluation's folder."""
@@ -20,6 +22,8 @@ def report(folder: Folder, tokenizer: TokenizerOption = None, trust_remote_code:
 
         require_evaluation(folder)
         models = [point.setting.model for point in read_results(folder / "results.json")]
+        if len(models) >= _MANY:
+            say(f"{len(models)} operating points: tables, plots and the page", err=True)
         for path in write_report(folder, tokenizer=tokenizer_of(tokenizer, models, trust_remote_code)):
             say(path)
 

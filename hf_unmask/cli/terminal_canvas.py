@@ -125,32 +125,75 @@ def _pieces(frame: Frame, tokenizer: Any) -> Iterator[tuple[int, str | None]]:
         done = whole
 
 
+class Picture:
+    """What a terminal shows of several rows: each under its title, below them the step and what the looks mean.
+
+    ``steps``: how many there will be, if that is known.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        titles: Sequence[str],
+        *,
+        steps: int | None = None,
+        mask: str = MASK,
+        special: str = SPECIAL,
+    ) -> None:
+        self.tokenizer, self.titles, self.steps = tokenizer, titles, steps
+        self.mask, self.special = mask, special
+        self.frames: dict[int, Frame] = {}
+
+    def update(self, event: StepEvent) -> list[int]:
+        """Take a step in; returns its rows."""
+        return _update(self.frames, event)
+
+    def canvas(self, row: int) -> Text:
+        """The canvas of a row, empty before its first step."""
+        if row not in self.frames:
+            return Text()
+        return render(self.frames[row], self.tokenizer, mask=self.mask, special=self.special)
+
+    def legend(self) -> Text:
+        """``step 3 of 12``, and how masks, new and earlier tokens look."""
+        step = max((frame.step for frame in self.frames.values()), default=NEVER)
+        now, before = (_style(at, step) for at in (step, step - 1))
+        return Text.assemble(
+            (f"step {step + 1}" + ("" if self.steps is None else f" of {self.steps}"), "bold"),
+            *("  ", (self.mask, "dim"), " masked  ", ("new", now), " opened now  "),
+            *(("old", before), " earlier, by colour  ", (self.special, "dim"), " end"),
+        )
+
+    def __rich__(self) -> Group:
+        rows = (Text.assemble(styled(title, "bold"), " ", self.canvas(row)) for row, title in enumerate(self.titles))
+        return Group(*rows, self.legend())
+
+
 @contextmanager
 def watching(
-    console: Console, tokenizer: Any, titles: Sequence[str], *, delay: float = 0.0, stays: bool = True
+    console: Console,
+    tokenizer: Any,
+    titles: Sequence[str],
+    *,
+    delay: float = 0.0,
+    stays: bool = True,
+    steps: int | None = None,
 ) -> Iterator[Callable[[StepEvent], None]]:
     """A listener for ``on_step`` that shows every row: live on a terminal, one line per row and step elsewhere.
 
-    ``delay`` is the least time in seconds that a step stays on a terminal, ``stays`` whether the last one does.
+    ``delay`` is the least time in seconds that a step stays on a terminal, ``stays`` whether the last one does,
+    ``steps`` how many there will be, if known.
     """
     if not console.is_terminal:
         yield _line_printer(console, tokenizer, numbered=len(titles) > 1)
         return
     glyphs = (MASK, SPECIAL) if console.encoding.startswith("utf") else (PLAIN_MASK, PLAIN_SPECIAL)
-    frames: dict[int, Frame] = {}
-
-    def picture() -> Group:
-        parts = []
-        for row, title in enumerate(titles):
-            canvas = render(frames[row], tokenizer, mask=glyphs[0], special=glyphs[1]) if row in frames else Text()
-            parts.append(Text.assemble(styled(title, "bold"), " ", canvas))
-        return Group(*parts)
-
-    with Live(picture(), console=console, auto_refresh=False, transient=not stays) as live:
+    picture = Picture(tokenizer, titles, steps=steps, mask=glyphs[0], special=glyphs[1])
+    with Live(picture, console=console, auto_refresh=False, transient=not stays) as live:
 
         def show(event: StepEvent) -> None:
-            _update(frames, event)
-            live.update(picture(), refresh=True)
+            picture.update(event)
+            live.refresh()
             time.sleep(delay)
 
         yield show

@@ -28,25 +28,36 @@ def watch(  # noqa: PLR0913 - one argument per option
     interval: Annotated[float, typer.Option(min=0.0, help="Seconds between two steps.")] = 0.2,
     tokenizer: TokenizerOption = None,
     trust_remote_code: TrustOption = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a film (.gif) or a drawing (.svg) instead.")
+    ] = None,
 ) -> None:
     """Replay stored trajectories on the terminal; in a pipe one line per step."""
     with plain_errors():
-        from hf_unmask.cli.terminal_canvas import watching
+        from hf_unmask.cli import recording
+        from hf_unmask.cli.terminal_canvas import Picture, watching
         from hf_unmask.results.comparable import label, regime
         from hf_unmask.results.places import require_evaluation
 
+        if save is not None:
+            recording.check_format(save)
         require_evaluation(folder, finished=False)
         chosen = _chosen(folder / "samples.jsonl", task, prompt_id, sampler or [])
         shown = chosen[:_ROWS]
         models = [sample.setting.model for sample in shown]
         pieces = tokenizer_of(tokenizer, models, trust_remote_code) or Numbers()
         titles = [f"{label(sample.setting)}, {regime(sample.setting)}:" for sample in shown]
+        steps = max(max(sample.step_map) + 1 for sample in shown)
+        if save is not None:
+            recording.save(save, Picture(pieces, titles, steps=steps), events(shown), interval=interval)
+            say(save)
+            return
         console = make_console()
         say(f"{shown[0].setting.task}, prompt {shown[0].prompt_id}")
         if not console.is_terminal:
             for number, title in enumerate(titles, 1):
                 say(f"[{number}] {title}")
-        with watching(console, pieces, titles, delay=interval) as show:
+        with watching(console, pieces, titles, delay=interval, steps=steps) as show:
             for event in events(shown):
                 show(event)
         for title, sample in zip(titles, shown, strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -16,6 +18,7 @@ from hf_unmask import __version__
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.values import is_number, require_bool, require_int, shown
 from hf_unmask.evaluation.environment import environment, sampler_fingerprint, weights_fingerprint
+from hf_unmask.evaluation.pace import WORTH_SAYING, Pace, counted, duration, expected_forwards
 from hf_unmask.evaluation.planning import (
     Axes,
     Task,
@@ -38,7 +41,9 @@ from hf_unmask.results.foreign_text import printable
 from hf_unmask.results.places import EVALUATION, require_own
 from hf_unmask.results.records import SCHEMA_VERSION, OperatingPoint, iter_samples, read_timings, write_results
 
+_logger = logging.getLogger(__name__)
 _LONGEST = 80  # characters beside the bar
+_TELL_EVERY = 60.0  # seconds, where no bar shows the time
 _TINY = Path(__file__).parents[1] / "tiny" / "model"
 
 
@@ -168,8 +173,11 @@ def _carry_out(
             store.merge()
         here.wait()
         # whole batches are shared out: rows in other batches could round differently
-        pending = store.pending(work)[here.rank :: here.count]
+        missing = store.pending(work)
+        pending = missing[here.rank :: here.count]
         here.wait()  # nobody writes before everybody has read
+        if here.first:
+            _logger.info(_plan_line(plan, work, missing, folder))
         _run(worker, pending, store, progress and here.first)
         here.wait()
         if here.first:
@@ -186,20 +194,42 @@ def _carry_out(
     return points
 
 
+def _plan_line(plan: Sequence[Task], work: Sequence[Unit], missing: Sequence[Unit], folder: Path) -> str:
+    """What is going to be done, and what of it is there."""
+    prompts = len({(task.setting.task, problem.prompt_id) for task in plan for problem in task.problems})
+    there = len(work) - len(missing)
+    reused = f", {there} of them already in {folder}" if there else ""
+    batches = counted(len(work), "batch", "batches")
+    return f"{counted(len(plan), 'setting')} on {counted(prompts, 'prompt')}: {batches}{reused}"
+
+
 def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) -> None:
     from tqdm import tqdm
 
     if not pending:
         return
     worker.warm_up(pending[0])
+    pace = Pace(sum(map(_work, pending)))
+    last = -math.inf
     # disable=None: only on a terminal
     with tqdm(total=len(pending), unit="batch", leave=False, disable=None if progress else True) as bar:
-        for unit in pending:
+        for done, unit in enumerate(pending, 1):
             setting = unit.task.setting
             regime = "full" if setting.block_length is None else f"blocks of {setting.block_length}"
             bar.set_description(printable(f"{setting.task}, {regime}, {setting.sampler}", longest=_LONGEST))
             store.append(*worker(unit))
             bar.update()
+            pace.add(_work(unit))
+            if pace.left >= WORTH_SAYING and (last < 0 or (bar.disable and time.monotonic() - last > _TELL_EVERY)):
+                _logger.info("%d of %d batches done, about %s to go", done, len(pending), duration(pace.left))
+                last = time.monotonic()
+
+
+def _work(unit: Unit) -> float:
+    """Rows times the forward passes that are expected of each."""
+    setting = unit.task.setting
+    forwards = expected_forwards(unit.task.sampler, setting.max_new_tokens, setting.block_length)
+    return forwards * len(unit.problems) * unit.task.draws
 
 
 def _check_generation(temperature: Any, stop_at_eos: Any) -> None:

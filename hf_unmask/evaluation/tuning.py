@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from hf_unmask.evaluation.pace import expected_forwards
 from hf_unmask.evaluation.running import evaluate_samplers
 from hf_unmask.evaluation.scoring import TINY_METRICS
 from hf_unmask.results.best_per_budget import SHARES
@@ -41,7 +42,6 @@ FINE_THRESHOLDS = (*_EVEN, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.9
 FINE_GAMMAS = tuple(float(f"{0.0005 * 1.3**i:.2g}") for i in range(40))  # 0.0005 to 14
 FINE_FACTORS = tuple(float(f"{0.02 * 1.15**i:.2g}") for i in range(40))  # 0.02 to 4.7
 FINE_KLASS = tuple((i / 10, eps) for i in range(1, 10) for eps in (0.001, 0.01, 0.1, 1.0))
-_ADAPTIVE = 0.3  # forward passes per position that are expected of rules whose dial does not fix them
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ class Cell:
 
     def expected_forwards(self, spec: str) -> float:
         """Forward passes per answer, as far as the dial tells; else a guess."""
-        k = getattr(parse_sampler(spec), "k", None)
-        return _ADAPTIVE * self.length if k is None else self.length / self.width * math.ceil(self.width / k)
+        return expected_forwards(parse_sampler(spec), self.length, self.block_length)
 
     def evaluate(
         self,

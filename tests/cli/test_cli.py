@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +21,16 @@ from training import tiny_tokenizer
 from typer.main import get_command
 
 from hf_unmask import __version__
+from hf_unmask.cli.demo_measuring import Setting, answer, typical
 from hf_unmask.cli.main import app
 from hf_unmask.cli.vocabulary import OLDER, Words, settled
+from hf_unmask.evaluation import pace, running
 from hf_unmask.generation.configuration import DEFAULTS
 from hf_unmask.results.records import read_samples
-from hf_unmask.tiny import answer_length
+from hf_unmask.samplers import LeftToRightSampler, ThresholdSampler
+from hf_unmask.tiny import answer_length, held_out, load_tiny
 
+demo = importlib.import_module("hf_unmask.cli.demo")  # `hf_unmask.cli.main` has a function of that name
 GENERATE = ["generate", "--model", "tiny", "--max-new-tokens", "12", "--sampler", "left_to_right:k=4"]
 DEMO = ["demo", "--limit", "2", "--sampler", "left_to_right:k=48"]
 
@@ -78,8 +85,11 @@ def test_models() -> None:
 
 
 def test_generate_prints_one_text_per_prompt() -> None:
-    lines = call(*GENERATE, "--prompt", "3+4-2=", "--prompt", "5+8+1+1=").stdout.splitlines()
+    result = call(*GENERATE, "--prompt", "3+4-2=", "--prompt", "5+8+1+1=")
+    lines = result.stdout.splitlines()
     assert len(lines) == 2 and lines[0].startswith("3+4")
+    cost = r"2 answers: 3 forward passes, 4\.00 tokens per forward pass on average, \d+\.\d\d s together\n"
+    assert re.fullmatch(cost, result.stderr)
 
 
 def test_generate_json() -> None:
@@ -166,6 +176,49 @@ def test_demo() -> None:
     text = call(*DEMO).stdout
     assert f"chain_sum, blocks of {answer_length('chain_sum') // 4}" in text and "mini_sudoku, full diffusion" in text
     assert "forward passes; the answer is" in text and "\x1b" not in text
+
+
+def test_the_answer_that_the_demo_shows_is_typical() -> None:
+    """The first problem is no choice, but neither is it typical: here it takes more than the median."""
+    model, tokenizer = load_tiny()
+    setting = Setting("chain_sum", 10, ThresholdSampler(0.9))
+    problems = held_out("chain_sum", "validation", 6)
+    _, output = answer(model, tokenizer, setting, [problem.prompt for problem in problems])
+    found = problems.index(typical(model, tokenizer, setting, problems))
+    spent = output.nfe.tolist()
+    assert spent[found] == sorted(spent)[2] < spent[0] and spent.index(spent[found]) == found
+
+
+def test_long_work_says_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What will be done, what of it is there already and what is left, on stderr."""
+    monkeypatch.setattr(running, "WORTH_SAYING", 0.0)
+    command = ["evaluate", "--dataset", "tiny:chain_sum", "--samplers", "left_to_right:k=40", "--out", tmp_path / "out"]
+    command += ["--limit", "2", "--batch-size", "1", "--json"]
+    said = call(*command).stderr.splitlines()
+    assert said == ["1 setting on 2 prompts: 2 batches", "1 of 2 batches done, about 5 s to go"]
+    again = call(*command).stderr
+    assert again == f"1 setting on 2 prompts: 2 batches, 2 of them already in {tmp_path / 'out'}\n"
+    monkeypatch.setattr(pace, "WORTH_SAYING", 0.0)
+    monkeypatch.setattr(demo, "_MUCH", 0)
+    said = call(*DEMO).stderr.splitlines()
+    assert said[0] == "1 sampler on 4 problems; the first tells how long it takes" and said[1] == "about 5 s to go"
+
+
+def test_times_are_round() -> None:
+    assert [pace.duration(seconds) for seconds in (0.1, 41, 89, 100, 5300, 8000)] == [
+        *("5 s", "45 s", "90 s", "2 min", "88 min", "2 h 10 min")
+    ]
+    assert [expected(k, 10) for k in (1, 3, 40)] == [40, 16, 4] and expected(None, 10) == 12
+    half = pace.Pace(4.0)
+    assert half.left == math.inf
+    half.began -= 6
+    half.add(3)
+    assert half.left == pytest.approx(2, abs=0.1)
+
+
+def expected(k: int | None, block_length: int) -> float:
+    rule = ThresholdSampler() if k is None else LeftToRightSampler(k=k)
+    return pace.expected_forwards(rule, 40, block_length)
 
 
 def test_demo_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -88,6 +89,8 @@ def test_a_run_leaves_a_policy_and_says_what_to_do_next(finished: tuple[Path, st
     assert output.complete.all()
     assert f"learned:{folder} " in said and "--block-length 8" in said
     assert "warm start" in said and "update 3/4" in said and "validation at 4/4" in said
+    assert "\n4 updates, validation every 2; the first tells how long they take\n" in said
+    assert re.search(r"\nupdate 1/4  about \d+ (s|min) to go\n", said) and "update share of time" in said
 
 
 def test_the_best_checkpoint_is_the_policy(finished: tuple[Path, str]) -> None:
@@ -479,6 +482,8 @@ def test_log_lines_are_short() -> None:
         "rewards/sudoku/std": 0.1,
         "nfe": 9.0,
     }
-    assert log_line(2, 10, logs) == "update 2/10  reward 0.5  forward passes 9  sudoku 0.75"
+    assert log_line(2, 10, logs) == "update 2/10  reward 0.5  forward passes 9  accuracy 0.75"
+    both = logs | {"rewards/answer_match/mean": 0.8}
+    assert log_line(2, 10, both).endswith("accuracy (sudoku) 0.75  accuracy (answer_match) 0.8")
     assert log_line(4, 10, {"eval_reward": 1.0, "eval_nfe_at_speed_0": 3.0}) == "validation at 4/10  reward 1"
     assert log_line(4, 10, {"train_runtime": 1.0}) is None

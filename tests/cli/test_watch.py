@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import xml.etree.ElementTree
+from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from rich.console import Console
 
 from hf_unmask import StepEvent, Trajectory
+from hf_unmask.cli.recording import save
 from hf_unmask.cli.terminal_canvas import (
     COLOURS,
     MASK,
+    Picture,
     frames_of_events,
     frames_of_trajectory,
     render,
@@ -91,6 +96,40 @@ def test_pipes_get_lines(titles: list[str], expected: str) -> None:
     with watching(Console(file=file), Letters(), titles) as show:
         show(events()[0])
     assert file.getvalue() == expected
+
+
+def test_a_legend_says_where_one_is_and_what_looks_mean() -> None:
+    picture = Picture(Letters(), ["first", "second"], steps=3)
+    assert picture.legend().plain.startswith("step 0 of 3 ")
+    picture.update(events()[0])
+    picture.update(events()[1])
+    legend = picture.legend()
+    assert legend.plain == f"step 2 of 3  {MASK} masked  new opened now  old earlier, by colour  · end"
+    styles = {legend.plain[span.start : span.end]: str(span.style) for span in legend.spans}
+    # as the canvas has them, see test_colours_tell_the_step
+    assert styles["new"] == f"bold underline {COLOURS[1]}" and styles["old"] == COLOURS[0]
+    console = Console(width=80, file=io.StringIO())
+    assert len(console.render_lines(legend)) == 1  # a terminal of 80 columns has room for it
+    assert Picture(Letters(), ["first"]).legend().plain.startswith("step 0  ")
+
+
+def test_a_replay_becomes_a_film_or_a_drawing(tmp_path: Path) -> None:
+    save(tmp_path / "a.gif", Picture(Letters(), ["first", "second"], steps=3), events(), interval=0.25)
+    with PIL.Image.open(tmp_path / "a.gif") as film:
+        assert film.n_frames == 4  # before the first step, and three
+        times = []
+        for frame in range(film.n_frames):
+            film.seek(frame)
+            times.append(film.info["duration"])
+        assert times == [250, 250, 250, 2000]
+    save(tmp_path / "a.svg", Picture(Letters(), ["first", "<b>"], steps=3), events(), interval=0.25)
+    drawing = (tmp_path / "a.svg").read_text("utf-8")
+    root = xml.etree.ElementTree.fromstring(drawing)
+    text = " ".join("".join(root.itertext()).replace("\xa0", " ").split())
+    assert "[1] first [2] <b>" in text and "[2] step 1 ░b░░ [2] step 2 ab░· [2] step 3 abc·" in text
+    assert "step 3 of 3" in text and "@font-face" not in drawing and "url(http" not in drawing
+    with pytest.raises(ValueError, match=r"must end in \.gif or \.svg, got 'a\.png'"):
+        save(Path("a.png"), Picture(Letters(), ["first"]), events(), interval=0.25)
 
 
 @pytest.mark.parametrize("colour", [True, False])
