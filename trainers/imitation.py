@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hf_unmask.evaluation.pace import WORTH_SAYING, Pace, counted, to_go
 from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.samplers.base import Sampler
 
@@ -68,6 +69,7 @@ def imitate(trainer: Learner, experts: Sequence[Expert]) -> list[float]:
     )
     generator = torch.Generator().manual_seed(args.seed)
     losses = []
+    pace = Pace(args.warm_start_epochs)
     for epoch in range(args.warm_start_epochs):
         order = torch.randperm(len(best.steps), generator=generator).to(best.steps.device)
         total = 0.0
@@ -82,7 +84,9 @@ def imitate(trainer: Learner, experts: Sequence[Expert]) -> list[float]:
             schedule.step()
             total += loss.item() * len(rows)
         losses.append(total / len(order))
-        _logger.info("warm start: epoch %d of %d, %.3f nats per step", epoch + 1, args.warm_start_epochs, losses[-1])
+        pace.add(1)
+        place = f"epoch {epoch + 1} of {args.warm_start_epochs}"
+        _logger.info("warm start: %s, %.3f nats per step%s", place, losses[-1], to_go(pace))
     return losses
 
 
@@ -90,7 +94,14 @@ def _collect(trainer: Learner, experts: Sequence[Expert], numbers: Sequence[int]
     """What the best expert for each kind of prompt did where it was right; prompts by their number in the data set."""
     prompts = _Prompts.of(trainer, numbers)
     everything = torch.arange(len(numbers))
-    rewards = torch.stack([prompts.run(trainer, expert, everything)[1] for expert in experts])  # [E, P]
+    _logger.info("warm start: %s answer %s", counted(len(experts), "expert"), counted(len(numbers), "prompt"))
+    rewarded, pace = [], Pace(len(experts))
+    for place, expert in enumerate(experts, 1):
+        rewarded.append(prompts.run(trainer, expert, everything)[1])
+        pace.add(1)
+        if place == 1 and pace.left >= WORTH_SAYING:
+            _logger.info("warm start: the first is done%s", to_go(pace))
+    rewards = torch.stack(rewarded)  # [E, P]
     chosen = torch.zeros_like(everything)
     for kind in dict.fromkeys(prompts.kinds):
         members = torch.tensor([i for i, other in enumerate(prompts.kinds) if other == kind])

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from hf_unmask.evaluation.pace import Pace, duration
+from hf_unmask.evaluation.pace import Pace, to_go
 from hf_unmask.results.foreign_text import printable
 
 #: Name in the logs -> name in a line; README says what they mean. Everything else is in the trackers and in
@@ -45,7 +45,7 @@ class TrainingProgress(ProgressCallback):
         if self.pace is not None:
             self.pace.add(1)
             if self.pace.done == 1:
-                self._say(state, f"update {state.global_step}/{state.max_steps}{_to_go(self.pace)}")
+                self._say(state, f"update {state.global_step}/{state.max_steps}{to_go(self.pace)}")
 
     def on_log(
         self,
@@ -58,7 +58,7 @@ class TrainingProgress(ProgressCallback):
         del args, control
         line = log_line(state.global_step, state.max_steps, logs or {})
         if line is not None:
-            self._say(state, line if self.pace is None else f"{line}{_to_go(self.pace)}")
+            self._say(state, line if self.pace is None else f"{line}{to_go(self.pace)}")
 
     def _say(self, state: TrainerState, line: str) -> None:
         """On stderr, of one process, above the bar if there is one."""
@@ -72,10 +72,6 @@ class TrainingProgress(ProgressCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         if self.training_bar is not None:
             super().on_train_end(args, state, control, **kw)
-
-
-def _to_go(pace: Pace) -> str:
-    return f"  about {duration(pace.left)} to go" if pace.done and pace.left > 0 else ""
 
 
 def log_line(step: int, steps: int, logs: Mapping[str, Any]) -> str | None:

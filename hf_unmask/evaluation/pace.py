@@ -48,3 +48,8 @@ class Pace:
         """Seconds to go; infinite while nothing is done."""
         spent = time.monotonic() - self.began
         return spent * (self.total - self.done) / self.done if self.done else math.inf
+
+
+def to_go(pace: Pace) -> str:
+    """``, about 3 min to go`` for the end of a line, "" before anything is done and when all is."""
+    return f", about {duration(pace.left)} to go" if 0 < pace.done < pace.total else ""

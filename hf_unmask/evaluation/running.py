@@ -18,7 +18,7 @@ from hf_unmask import __version__
 from hf_unmask.denoisers.adapter import Denoiser
 from hf_unmask.denoisers.values import is_number, require_bool, require_int, shown
 from hf_unmask.evaluation.environment import environment, sampler_fingerprint, weights_fingerprint
-from hf_unmask.evaluation.pace import WORTH_SAYING, Pace, counted, duration, expected_forwards
+from hf_unmask.evaluation.pace import WORTH_SAYING, Pace, counted, expected_forwards, to_go
 from hf_unmask.evaluation.planning import (
     Axes,
     Task,
@@ -221,7 +221,7 @@ def _run(worker: Worker, pending: Sequence[Unit], store: Store, progress: bool) 
             bar.update()
             pace.add(_work(unit))
             if pace.left >= WORTH_SAYING and (last < 0 or (bar.disable and time.monotonic() - last > _TELL_EVERY)):
-                _logger.info("%d of %d batches done, about %s to go", done, len(pending), duration(pace.left))
+                _logger.info("%d of %d batches done%s", done, len(pending), to_go(pace))
                 last = time.monotonic()
 
 

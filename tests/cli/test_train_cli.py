@@ -90,7 +90,7 @@ def test_a_run_leaves_a_policy_and_says_what_to_do_next(finished: tuple[Path, st
     assert f"learned:{folder} " in said and "--block-length 8" in said
     assert "warm start" in said and "update 3/4" in said and "validation at 4/4" in said
     assert "\n4 updates, validation every 2; the first tells how long they take\n" in said
-    assert re.search(r"\nupdate 1/4  about \d+ (s|min) to go\n", said) and "update share of time" in said
+    assert re.search(r"\nupdate 1/4, about \d+ (s|min) to go\n", said) and "update share of time" in said
 
 
 def test_the_best_checkpoint_is_the_policy(finished: tuple[Path, str]) -> None:
