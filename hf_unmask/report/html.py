@@ -155,9 +155,14 @@ def budget_cells(row: BudgetRow, metrics: Sequence[str]) -> list[Cell]:
     start = [Cell(row.group.title, None, "first"), name(row.regime), budget]
     if row.best is None:
         empty = [number(None)] * (2 + len(metrics))
-        return [*start, Cell("none that cheap"), *empty, Cell(_NONE), _heuristic(row)]
+        return [*start, Cell("none that cheap", look="sampler"), *empty, Cell(_NONE), _heuristic(row)]
     second = _NONE if row.second is None else verdict(row.against_second, sampler(row.second))
-    best = [Cell(sampler(row.best)), percent(row.best), *further(row.best, metrics), number(row.best.nfe_mean, ".1f")]
+    best = [
+        Cell(sampler(row.best), look="sampler"),
+        percent(row.best),
+        *further(row.best, metrics),
+        number(row.best.nfe_mean, ".1f"),
+    ]
     return [*start, *best, Cell(second), _heuristic(row)]
 
 

@@ -66,7 +66,12 @@ def _order_cells(
     steps = ", ".join(f"{count:.1f}" for count in opening_order.nfe_per_block(rows, block))
     shown = Cell("-", look="number") if together is None else Cell(f"{together:.1%}", together, "number")
     correlations = [_correlation(maps[place], other) if i < place else Cell("") for i, other in enumerate(maps[:-1])]
-    return [Cell(html.joined(f"{place + 1}. ", html.sampler(points[place]))), shown, html.text(steps), *correlations]
+    return [
+        Cell(html.joined(f"{place + 1}. ", html.sampler(points[place])), look="sampler"),
+        shown,
+        html.text(steps),
+        *correlations,
+    ]
 
 
 def _correlation(first: Mapping[int, list[int]], second: Mapping[int, list[int]]) -> Cell:

@@ -145,7 +145,7 @@ def _area_rows(group: Group) -> Iterator[list[Cell]]:
         yield [
             html.text(group.title),
             html.text(name),
-            Cell(html.code(method)),
+            Cell(html.code(method), look="sampler"),
             html.number(len(points), "d"),
             *areas,
             *[html.number(None)] * (len(AXES) - len(areas)),
