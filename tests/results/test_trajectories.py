@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib.image
 import pytest
-from report_folder import HOSTILE_TEXT, MANY, Letters, write
+from report_folder import HOSTILE_TEXT, MANY, Letters, with_well_formed, write
 
 from hf_unmask.report.writing import write_report
 
@@ -204,7 +204,7 @@ def test_the_viewer_opens_with_the_best_and_its_baseline(page: Any) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_thirteen_methods_lose_no_column_and_cut_no_row(browser: Any, tmp_path: Path, width: int) -> None:
-    write(tmp_path, prompts=4, plan=MANY)
+    with_well_formed(write(tmp_path, prompts=4, plan=MANY))
     write_report(tmp_path, tokenizer=Letters())
     opened = browser.new_page(viewport={"width": width, "height": 900})
     opened.goto((tmp_path / "report.html").as_uri())
