@@ -35,7 +35,12 @@ def generate(
         ValueError: a spec, input or option that cannot be used, or logits that are not finite.
         RuntimeError: a sampler that opens nothing or an ineligible position.
     """
-    return loop.generate(model, input_ids, sampler=as_sampler(sampler), **options)
+    try:
+        chosen = as_sampler(sampler)
+    except Exception:
+        with loop.ended(options.get("streamer")):
+            raise
+    return loop.generate(model, input_ids, sampler=chosen, **options)
 
 
 def generate_stream(

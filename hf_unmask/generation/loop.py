@@ -74,7 +74,7 @@ def generate(
         ValueError: input or option that cannot be used, or logits that are not finite (names step and row).
         RuntimeError: a sampler that opens nothing or an ineligible position.
     """
-    with _ended(streamer):
+    with ended(streamer):
         run, rows, layout, config = prepare(
             model,
             Prompts(input_ids, attention_mask, token_type_ids),
@@ -186,7 +186,7 @@ def generate_stream(
 
 
 @contextmanager
-def _ended(streamer: Any) -> Iterator[None]:
+def ended(streamer: Any) -> Iterator[None]:
     """Ends the streamer whatever happens, so that who reads it in another thread is not left waiting."""
     try:
         yield

@@ -96,7 +96,8 @@ OPTIONS = [
     ({"mask_token_id": -1}, "`mask_token_id`", "-1"),
     ({"eos_token_id": [1, 77]}, "`stop_token_ids[1]`", "77"),
     ({"pad_token_id": 99}, "`pad_token_id`", "99"),
-    ({"sampler": "threshold"}, "`sampler`", "'threshold'"),
+    ({"sampler": "treshold"}, "sampler", "'treshold'"),
+    ({"sampler": 0.9}, "`sampler`", "0.9"),
     ({"sampler": ThresholdSampler}, "`sampler`", "ThresholdSampler"),
     ({"sampler": None}, "`sampler`", "None"),
 ]

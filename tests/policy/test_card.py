@@ -101,7 +101,7 @@ def test_the_body_compares_at_equal_settings(policy, evaluation):
     assert "`learned:<org/name>;speed=0.5` | sums | tiny | blocks of 8 | 16 | 30.0 [20.0, 40.0] | 4.0" in text
     assert "90.0 (4.0) [80.0, 100.0] `confidence:k=4`, blocks of 8" in text and "not distinguishable" in text
     assert "### Across settings" in text and "| learned:<org/name>;speed=0.5 | 77.5 % @ 4.0 |" in text
-    assert "Measured with torch 2.13, commit abc." in text
+    assert "Measured with torch 2.13, commit abc, date 2026-12-01." in text
 
 
 def test_what_is_missing_is_said(policy, evaluation, tmp_path):
