@@ -45,7 +45,7 @@ def test_the_work_of_a_sum_is_an_equation_for_every_operation(text, work):
             "measure_training.py --tiny --positions 4 --block-length 4",
             "denoiser 1.3 million parameters, policy 331,265; 16 rollouts of 4 positions",
         ),
-        ("tiny_environment.py --limit 1", "| `left_to_right` | 100.0 ± 0.0 % @ 40.0 | 100.0 ± 0.0 % @ 40.0 |"),
+        ("tiny_environment.py --limit 1", "| `left_to_right` | 100.0 ± 0.0 % / 100.0 % @ 40.0 |"),
         ("full_diffusion_failures.py --limit 1", "| `entropy` | right | 1 | 50 % | 1 | 0 | 0 |"),
         ("bench_families.py --families MDLM --length 4 --repeats 1", "| MDLM | 50,258 | 4 | 4 / 4 |"),
         ("bench_generate.py --tables loops --models a --batches 1 --rules threshold", "threshold"),
