@@ -185,8 +185,8 @@ def test_a_run_that_is_killed_while_it_saves_ends_as_if_nothing_had_happened(tmp
 
 @pytest.mark.slow
 def test_many_moments_of_a_run_may_be_its_last_one(tmp_path):
-    left = list(killed(tmp_path, "every", 3))
-    assert len(left) > 30
+    left = list(killed(tmp_path, "every", 1))
+    assert len(left) > 100
     # before the first rename, after it, between that and the rotation, in the final save
     for name in (".saving/checkpoint-2/checkpoint.json", "checkpoint-2", ".saving/checkpoint-4", "checkpoint-4"):
         assert any(name in one for one in left) and not all(name in one for one in left), name
