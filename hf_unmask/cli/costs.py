@@ -32,12 +32,13 @@ class _BesideBars(logging.Handler):
 
 
 @contextmanager
-def notes(name: str) -> Iterator[None]:
-    """What a part of the package notes goes to stderr."""
+def notes(name: str, shown: bool = True) -> Iterator[None]:
+    """What a part of the package notes goes to stderr; nowhere if it is not ``shown``, as of all processes but one."""
     logger, handler = logging.getLogger(name), _BesideBars()
     before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    if shown:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         yield

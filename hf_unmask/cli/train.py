@@ -6,17 +6,16 @@ names. Several processes: ``torchrun --nproc_per_node 2 -m hf_unmask.cli.main tr
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from hf_unmask.cli.costs import notes
 from hf_unmask.cli.terminal import load_model, plain_errors, quiet_libraries, say
 from hf_unmask.cli.train_arguments import HELP, words
 from hf_unmask.cli.train_help import show_help
@@ -86,7 +85,7 @@ def _train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
     if first:
         _begin(script, args, checkpoint, damaged)
     try:
-        with _notes(first):
+        with notes("hf_unmask.trainers", first):
             trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
         _stop(trainer, args)
@@ -170,19 +169,3 @@ def _report(trainer: UnmaskingGRPOTrainer, script: ScriptArguments, args: Unmask
 
 def _say(*lines: str) -> None:
     say(*lines, err=True)
-
-
-@contextmanager
-def _notes(shown: bool) -> Iterator[None]:
-    """What the trainer notes goes to stderr, of one process."""
-    logger, handler = logging.getLogger("hf_unmask.trainers"), logging.StreamHandler()
-    before = logger.level, logger.propagate
-    if shown:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.level, logger.propagate = before

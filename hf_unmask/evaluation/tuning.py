@@ -7,7 +7,7 @@ as many candidates for each range of forward passes (`spread`), out of a ladder 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -118,27 +118,33 @@ def heuristic_dials(width: int, stride: int = 1) -> dict[str, list[str]]:
 
     ``stride``: every how many-th dial is taken.
     """
-    found = {rule: [f"{rule}:k={k}" for k in COUNTS if k <= width] for rule in COUNTED}
-    found["dilated"] = [f"dilated:base={base}" for base in BASES if base <= width]
-    found["threshold"] = [f"threshold:threshold={value}" for value in THRESHOLDS]
-    found["eos_suppress(threshold)"] = [f"eos_suppress(threshold:threshold={value})" for value in THRESHOLDS]
-    found["factor"] = [f"factor:factor={value}" for value in FACTORS]
-    found["entropy_bound"] = [f"entropy_bound:gamma={value}" for value in GAMMAS]
-    found["klass"] = [f"klass:tau={tau};eps={eps}" for tau, eps in KLASS]
-    found["credit"] = [f"credit:threshold={value}" for value in THRESHOLDS]
-    return {rule: [str(parse_sampler(spec)) for spec in specs[::stride]] for rule, specs in found.items()}
+    counts, bases = ([value for value in values if value <= width] for values in (COUNTS, BASES))
+    found = _specs(counts, bases, THRESHOLDS, FACTORS, GAMMAS, KLASS)
+    return {rule: specs[::stride] for rule, specs in found.items()}
 
 
 def ladders(width: int) -> dict[str, list[str]]:
     """As `heuristic_dials`, but every dial that makes a difference, or some forty of those without steps."""
-    found = {rule: [f"{rule}:k={k}" for k in _distinct(width)] for rule in COUNTED}
-    found["dilated"] = [f"dilated:base={base}" for base in range(2, width + 1)]
-    found["threshold"] = [f"threshold:threshold={value}" for value in FINE_THRESHOLDS]
-    found["eos_suppress(threshold)"] = [f"eos_suppress(threshold:threshold={value})" for value in FINE_THRESHOLDS]
-    found["factor"] = [f"factor:factor={value}" for value in FINE_FACTORS]
-    found["entropy_bound"] = [f"entropy_bound:gamma={value}" for value in FINE_GAMMAS]
-    found["klass"] = [f"klass:tau={tau};eps={eps}" for tau, eps in FINE_KLASS]
-    found["credit"] = [f"credit:threshold={value}" for value in FINE_THRESHOLDS]
+    return _specs(_distinct(width), range(2, width + 1), FINE_THRESHOLDS, FINE_FACTORS, FINE_GAMMAS, FINE_KLASS)
+
+
+def _specs(
+    counts: Iterable[int],
+    bases: Iterable[int],
+    thresholds: Sequence[float],
+    factors: Iterable[float],
+    gammas: Iterable[float],
+    klass: Iterable[tuple[float, float]],
+) -> dict[str, list[str]]:
+    """By rule the specs of its dials."""
+    found = {rule: [f"{rule}:k={k}" for k in counts] for rule in COUNTED}
+    found["dilated"] = [f"dilated:base={base}" for base in bases]
+    found["threshold"] = [f"threshold:threshold={value}" for value in thresholds]
+    found["eos_suppress(threshold)"] = [f"eos_suppress(threshold:threshold={value})" for value in thresholds]
+    found["factor"] = [f"factor:factor={value}" for value in factors]
+    found["entropy_bound"] = [f"entropy_bound:gamma={value}" for value in gammas]
+    found["klass"] = [f"klass:tau={tau};eps={eps}" for tau, eps in klass]
+    found["credit"] = [f"credit:threshold={value}" for value in thresholds]
     return {rule: [str(parse_sampler(spec)) for spec in specs] for rule, specs in found.items()}
 
 
