@@ -220,6 +220,7 @@ def samplers_and_specs():
     return loaded_by("from hf_unmask.samplers import ThresholdSampler", "import hf_unmask.samplers.specs")
 
 
+@pytest.mark.slow
 def test_hand_written_samplers_load_no_policy(samplers_and_specs):
     loaded, _ = samplers_and_specs
     assert "hf_unmask.samplers.threshold" in loaded
@@ -227,6 +228,7 @@ def test_hand_written_samplers_load_no_policy(samplers_and_specs):
     assert not loaded & {"trl", "datasets", "evaluate"}
 
 
+@pytest.mark.slow
 def test_heuristics_load_no_policy_code(samplers_and_specs):
     _, loaded = samplers_and_specs
     assert "hf_unmask.samplers.specs" in loaded and not [name for name in loaded if "hf_unmask.policy" in name]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from torch.nn.modules.module import register_module_forward_pre_hook
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import hf_unmask
-from hf_unmask.cli.main import app
 
 MODEL = Path(hf_unmask.__file__).parent / "tiny" / "model"
 
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.usefixtures("library_logging")
 
 
 def talk(*lines: str, code: int = 0, options: tuple[str, ...] = ()) -> Result:
-    result = CliRunner().invoke(app, ["chat", *options], input="".join(f"{line}\n" for line in lines))
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
+    return call("chat", *options, code=code, typed="".join(f"{line}\n" for line in lines))
 
 
 def test_turns_are_remembered_until_a_new_conversation(tmp_path: Path) -> None:

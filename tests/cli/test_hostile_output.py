@@ -9,18 +9,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import call
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from report_folder import point, samples, setting
 from rich.console import Console
-from typer.testing import CliRunner
 
 import hf_unmask.cli
 import hf_unmask.tiny
-from hf_unmask.cli.main import app
 from hf_unmask.cli.terminal_canvas import watching
 from hf_unmask.cli.watch import events
 from hf_unmask.results.records import sample_line, write_results
@@ -31,12 +29,6 @@ pytestmark = pytest.mark.usefixtures("library_logging")
 BAD = "\x1b[2J\x1b]52;c;YQ==\x07\u202e\nforged"
 SHOWN = "\\x1b[2J\\x1b]52;c;YQ==\\x07\\u202e\\nforged"
 CLI = Path(hf_unmask.cli.__file__).parent
-
-
-def call(*arguments: object, code: int = 0, charset: str = "utf-8") -> Any:
-    result = CliRunner(charset=charset).invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
 
 
 def assert_harmless(text: str, shown: str = SHOWN) -> None:

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from report_folder import point, setting
-from typer.testing import CliRunner
 
 import hf_unmask
-from hf_unmask.cli.main import app
 from hf_unmask.denoisers.texts import encode_prompts
 from hf_unmask.doors.loading import load_denoiser
 from hf_unmask.evaluation.problems import load_problems
@@ -38,8 +37,7 @@ MARK = b"\xef\xbb\xbf"
 
 
 def call(*arguments: object, code: int = 0, charset: str = "utf-8") -> Any:
-    result = CliRunner(charset=charset).invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
+    result = commands.call(*arguments, code=code, charset=charset)
     assert code == 0 or (result.stdout == "" and result.stderr.count("\n") == 1), result.output
     return result
 

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from commands import invoke
+from typer.testing import Result
 
 import hf_unmask
-from hf_unmask.cli.main import app
 from hf_unmask.policy.card.published_results import published_results
 
 PACKAGE = Path(hf_unmask.__file__).parent
@@ -51,7 +51,7 @@ def typed(line: str) -> Result:
     """What a command does; behind ``<<<`` stands what is typed into it."""
     words = shlex.split(line)
     given = words.index("<<<") if "<<<" in words else len(words)
-    return CliRunner().invoke(app, words[1:given], input="\n".join([*words[given + 1 :], ""]))
+    return invoke(words[1:given], "\n".join([*words[given + 1 :], ""]))
 
 
 def fits(expected: str, said: str) -> bool:

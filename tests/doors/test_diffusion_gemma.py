@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from helpers import slow
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaTextConfig
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
@@ -209,7 +210,7 @@ def during_its_pause(model, action, **options):
         return call.result().sequences, found
 
 
-@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=["dynamic", "compiled"])
+@pytest.mark.parametrize("options", [{}, slow({"cache_implementation": "static"})], ids=["dynamic", "compiled"])
 def test_a_sampler_is_seen_by_its_own_call_only(model, uncompiled, options):
     """A plain call in another thread that the sampler decides; a compiled rule or a static cache that both use."""
     undisturbed, _ = during_its_pause(model, lambda: None, **options)

@@ -21,6 +21,7 @@ from hf_unmask.samplers import ConfidenceSampler, ThresholdSampler
 IDS = torch.tensor([[5, 6, 7, 8], [PAD, PAD, 9, 10]])
 REAL = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
 SAMPLER = ThresholdSampler(0.3)
+QUICK = {"num_hidden_layers": 1}
 BASE = {"attention_mask": REAL, "max_new_tokens": 8}
 DRAW = {"do_sample": True, "temperature": 0.9}
 OPTIONS = {
@@ -75,7 +76,7 @@ def equal(found, expected):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_three_doors_give_the_same(name):
     options = OPTIONS[name]
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **options)
     assert equal(model.generate(IDS, custom_generate=SAMPLER, **options), expected)
     assert "generate" not in vars(model)
@@ -109,7 +110,7 @@ CALLS = [
 @pytest.mark.parametrize("call", CALLS, ids=str)
 @pytest.mark.parametrize("name", MODEL_CONFIGS)
 def test_three_doors_read_the_models_own_config_alike(name, call):
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     model.generation_config = copy.deepcopy(MODEL_CONFIGS[name])
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE, **call)
     assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, **BASE, **call), expected)
@@ -130,7 +131,7 @@ GREEDY = [
 @pytest.mark.parametrize("name", [name for name in MODEL_CONFIGS if "with" in name or "cuts" in name])
 def test_greedy_is_greedy_whatever_the_model_says(name, call):
     """Catches a model's config that draws tokens although the call has turned that off."""
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE)
     model.generation_config = copy.deepcopy(MODEL_CONFIGS[name])
     assert torch.equal(hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE, **call), expected)
@@ -142,7 +143,7 @@ def test_greedy_is_greedy_whatever_the_model_says(name, call):
 
 def test_a_config_of_temperature_0_is_greedy():
     """In transformers' own door a model that draws refuses it: there a temperature is above 0."""
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE)
     config = GenerationConfig(temperature=0.0)
     assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, generation_config=config, **BASE), expected)
@@ -185,7 +186,7 @@ def test_a_saved_config_says_what_it_said(config, tmp_path):
     config.save_pretrained(tmp_path)
     if isinstance(config.seed, torch.Tensor):  # of one call
         config = UnmaskingGenerationConfig(temperature=0.9)
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     model.generation_config.update(do_sample=True, temperature=3.0, top_k=4, block_length=2)
     options = {"sampler": SAMPLER, **BASE}
     expected = hf_unmask.generate(model, IDS, generation_config=config, **options)
@@ -205,16 +206,16 @@ def test_a_saved_config_says_what_it_said(config, tmp_path):
 
 def test_beams_of_the_models_config_make_no_rows():
     """Catches prompts that transformers has repeated once per beam before it hands them over."""
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     model.generation_config.num_beams = 4
     for options in ({}, {**DRAW, "num_return_sequences": 2}):
-        expected = hf_unmask.generate(llada_double(torch.float64), IDS, sampler=SAMPLER, **BASE, **options)
+        expected = hf_unmask.generate(llada_double(torch.float64, **QUICK), IDS, sampler=SAMPLER, **BASE, **options)
         with pytest.warns(UserWarning, match="asks for num_beams=4"):
             assert torch.equal(model.generate(IDS, custom_generate=SAMPLER, **BASE, **options), expected)
     config = GenerationConfig(max_new_tokens=8, num_beams=4)
     with pytest.warns(UserWarning, match="asks for num_beams=4"):  # called directly, it gets every prompt once
         found = SAMPLER(model, IDS, generation_config=config, attention_mask=REAL)
-    assert torch.equal(found, hf_unmask.generate(llada_double(torch.float64), IDS, sampler=SAMPLER, **BASE))
+    assert torch.equal(found, hf_unmask.generate(llada_double(torch.float64, **QUICK), IDS, sampler=SAMPLER, **BASE))
 
 
 def test_a_cache_through_transformers_own_door():
@@ -237,7 +238,7 @@ def test_a_cache_through_transformers_own_door():
 
 
 def test_ids_given_to_attach_win_over_the_models_config_in_every_door():
-    model = llada_double(torch.float64)
+    model = llada_double(torch.float64, **QUICK)
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE)
     model.generation_config = GenerationConfig(pad_token_id=PAD, eos_token_id=EOS)
     model.generation_config.mask_token_id = 30
@@ -268,7 +269,7 @@ def test_listeners_reach_the_loop_through_every_door():
         def end(self):
             self.ended = True
 
-    model = attach(llada_double())
+    model = attach(llada_double(**QUICK))
     for options in ({"sampler": SAMPLER}, {"custom_generate": SAMPLER}):
         streamer, events = Streamer(), []
         word = "streamer" if "sampler" in options else "unmask_streamer"
@@ -312,14 +313,14 @@ class Criterion(StoppingCriteria):
 )
 def test_custom_generate_refuses_what_it_would_ignore(options, message):
     with pytest.raises(ValueError, match=message):
-        llada_double().generate(IDS, custom_generate=SAMPLER, **BASE, **options)
+        llada_double(**QUICK).generate(IDS, custom_generate=SAMPLER, **BASE, **options)
 
 
 def test_a_sampler_called_directly_refuses_unknown_options():
     with pytest.raises(ValueError, match="unknown option max_new_tokens, streamer of"):
-        SAMPLER(llada_double(), IDS, max_new_tokens=8, streamer=object())
+        SAMPLER(llada_double(**QUICK), IDS, max_new_tokens=8, streamer=object())
     with pytest.raises(ValueError, match=r"`generation_config` must be a GenerationConfig, got \{'num_beams': 4"):
-        SAMPLER(llada_double(), IDS, generation_config={"num_beams": 4})
+        SAMPLER(llada_double(**QUICK), IDS, generation_config={"num_beams": 4})
     config = GenerationConfig(max_new_tokens=8)
     found = SAMPLER(tiny_bert(), IDS, generation_config=config, attention_mask=REAL)
     assert torch.equal(found, hf_unmask.generate(tiny_bert(), IDS, sampler=SAMPLER, **BASE))
@@ -342,7 +343,7 @@ def test_a_sampler_called_directly_refuses_unknown_options():
 )
 def test_an_attached_model_refuses_what_it_would_ignore(options, message):
     with pytest.raises(ValueError, match=message):
-        attach(llada_double()).generate(IDS, sampler=SAMPLER, **BASE, **options)
+        attach(llada_double(**QUICK)).generate(IDS, sampler=SAMPLER, **BASE, **options)
 
 
 # attach and detach
@@ -350,19 +351,19 @@ def test_an_attached_model_refuses_what_it_would_ignore(options, message):
 
 @pytest.mark.parametrize("word", ["input_ids", "inputs"])
 def test_ids_by_keyword(word):
-    model = attach(dream_double())
+    model = attach(dream_double(**QUICK))
     expected = hf_unmask.generate(model, IDS, sampler=SAMPLER, **BASE)
     assert torch.equal(model.generate(**{word: IDS}, sampler=SAMPLER, **BASE), expected)
 
 
 def test_without_a_sampler_the_models_own_generate_runs():
-    model = llada_double()
+    model = llada_double(**QUICK)
     options = {"attention_mask": REAL, "max_new_tokens": 3, "use_cache": False}
     expected = model.generate(IDS, **options)
     assert torch.equal(attach(model).generate(IDS, **options), expected)
     assert not torch.equal(model.generate(IDS, sampler=SAMPLER, **BASE)[:, : expected.shape[1]], expected)
 
-    model = dream_double()
+    model = dream_double(**QUICK)
     expected = model.diffusion_generate(IDS, 3)
     assert torch.equal(model.generate(IDS, max_new_tokens=3, sampler=SAMPLER, stepz=3), expected)  # swallowed
     attach(model)
@@ -375,7 +376,7 @@ def test_without_a_sampler_the_models_own_generate_runs():
 
 
 def test_attaching_twice():
-    model = attach(llada_double())
+    model = attach(llada_double(**QUICK))
     first = model.generate
     assert attach(model) is model and model.generate is first
     attach(model, mask_token_id=MASK)  # the same, spelled out
@@ -411,7 +412,7 @@ def test_ids_from_a_tokenizer():
 
 
 def test_detach_restores():
-    model = llada_double()
+    model = llada_double(**QUICK)
     assert detach(model) is model
     detach(attach(model))
     assert "generate" not in vars(model) and model.generate.__func__ is LladaDouble.generate
@@ -423,7 +424,7 @@ def test_a_generate_on_the_instance_is_kept_and_restored():
     def bundled(model, input_ids, **options):
         return model, input_ids, options
 
-    model = llada_double()
+    model = llada_double(**QUICK)
     model.generate = before = functools.partial(bundled, model=model)
     attach(model)
     assert model.generate(input_ids=IDS, steps=4) == (model, IDS, {"steps": 4})
@@ -494,7 +495,7 @@ def test_one_sampler_serves_several_models():
 
 def test_a_spec_is_a_sampler_everywhere():
     """Attached, in a function, as a stream, and where transformers would look for a repository of the name."""
-    model, rule = attach(llada_double()), ConfidenceSampler(k=2)
+    model, rule = attach(llada_double(**QUICK)), ConfidenceSampler(k=2)
     expected = model.generate(IDS, sampler=rule, **BASE)
     assert torch.equal(model.generate(IDS, sampler="confidence:2", **BASE), expected)
     assert torch.equal(hf_unmask.generate(model, IDS, sampler="confidence:2", **BASE), expected)
@@ -505,7 +506,7 @@ def test_a_spec_is_a_sampler_everywhere():
 
 def test_something_that_is_no_sampler():
     with pytest.raises(ValueError, match="`sampler` must be a sampler such as ThresholdSampler"):
-        attach(dream_double()).generate(IDS, sampler=0.9, **BASE)
+        attach(dream_double(**QUICK)).generate(IDS, sampler=0.9, **BASE)
     with pytest.raises(ValueError, match="did you mean 'threshold'"):
-        attach(dream_double()).generate(IDS, sampler="thresold", **BASE)
-    assert DreamDouble.generate is type(dream_double()).generate  # the class is never patched
+        attach(dream_double(**QUICK)).generate(IDS, sampler="thresold", **BASE)
+    assert DreamDouble.generate is type(dream_double(**QUICK)).generate  # the class is never patched

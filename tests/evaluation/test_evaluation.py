@@ -375,6 +375,7 @@ def test_the_bar_shows_the_time_that_is_left(tmp_path, monkeypatch):
     assert "confidence" not in shown("off", Terminal(), progress=False)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(whole, tmp_path):
     launch(run, tmp_path)
     assert_same(tmp_path, whole)

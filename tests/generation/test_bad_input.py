@@ -292,7 +292,7 @@ def test_poisoned_weights(value):
     """Prevents a broken checkpoint from decoding anything."""
     model = tiny_eurobert()
     with torch.no_grad():
-        model.lm_head.weight[9, 3] = value
+        model.lm_head.weight[9, 3], model.lm_head.weight[10, 3] = value, -value
     with pytest.raises(ValueError, match=r"NaN or infinite.*step 0, row 0"):
         call(model)
 

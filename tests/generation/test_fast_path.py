@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from batches import learned, pad, prompts
-from helpers import ALL_SAMPLERS
+from helpers import ALL_SAMPLERS, slow
 from models import MASK, PAD, VOCAB, tiny_eurobert
 from native_models import BUILDERS
 from torch import nn
@@ -347,8 +347,16 @@ class HostCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+READING = ("credit", "entropy_bound", "klass", "random", "learned_canvas", "learned_block")  # different things
+
+
 @pytest.mark.parametrize(
-    "name, every", [*((name, 1) for name in (*ALL_SAMPLERS, "learned_canvas", "learned_block")), ("threshold", 4)]
+    "name, every",
+    [
+        *((name, 1) for name in READING),
+        ("threshold", 4),
+        *(slow(name, 1) for name in ALL_SAMPLERS if name not in READING),
+    ],
 )
 def test_one_host_read_per_look(model, name, every):
     """Prevents hidden waits for the device: what happens per step must not read anything but the status."""

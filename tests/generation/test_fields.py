@@ -19,6 +19,7 @@ from hf_unmask.samplers import ThresholdSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 SAMPLER = ThresholdSampler(0.3)
+QUICK = {"num_hidden_layers": 1}
 NEW = {"max_new_tokens": 4}
 DRAW = {"do_sample": True, "temperature": 0.9, "top_k": 0}
 #: A value that asks for something, for every field that can.
@@ -87,7 +88,7 @@ def doors(**options):
 
 @functools.cache
 def bare(**options):
-    return hf_unmask.generate(llada_double(), IDS, sampler=SAMPLER, **NEW, **options)
+    return hf_unmask.generate(llada_double(**QUICK), IDS, sampler=SAMPLER, **NEW, **options)
 
 
 def test_the_table_knows_every_field_that_transformers_has_and_no_other():
@@ -109,7 +110,7 @@ def test_a_call_that_asks_for_it_is_refused_with_the_reason_in_every_door(name):
     for given in ({**setting, **options}, {"generation_config": config}):
         for door, generate in enumerate(doors(**given)):
             with pytest.raises(ValueError, match=STOPPED[name] if door == 2 and name in STOPPED else reason) as caught:
-                generate(llada_double())
+                generate(llada_double(**QUICK))
             assert name in str(caught.value) or name in STOPPED
     with pytest.raises(ValueError, match=reason):
         UnmaskingGenerationConfig(**setting)
@@ -119,7 +120,7 @@ def test_a_call_that_asks_for_it_is_refused_with_the_reason_in_every_door(name):
 def test_what_the_models_own_config_asks_for_is_left_out_with_a_warning_in_every_door(name):
     """A checkpoint that ships ``repetition_penalty=1.05`` for its own loop decodes, and says how to be rid of that."""
     options = DRAW if FOREIGN[name].draws else {}
-    model, expected = llada_double(), bare(**options)
+    model, expected = llada_double(**QUICK), bare(**options)
     setattr(model.generation_config, name, ASKING[name])
     for given in (options, {"generation_config": UnmaskingGenerationConfig(**options)}):
         for door, generate in enumerate(doors(**given)):
@@ -138,7 +139,7 @@ def test_a_value_that_asks_for_nothing_is_accepted_in_every_door(name):
     options = DRAW if FOREIGN[name].draws else {}
     expected = bare(**options)
     for value in values:
-        model = llada_double()
+        model = llada_double(**QUICK)
         setattr(model.generation_config, name, ASKING.get(name))
         found = [generate(model) for generate in doors(**options, **{name: value})]
         assert all(torch.equal(tokens, expected) for tokens in found)
@@ -146,14 +147,14 @@ def test_a_value_that_asks_for_nothing_is_accepted_in_every_door(name):
 
 @pytest.mark.parametrize("name", ["typical_p", "min_p", "top_h"])
 def test_cuts_of_a_draw_mean_nothing_where_nothing_is_drawn(name):
-    model = llada_double()
+    model = llada_double(**QUICK)
     model.generation_config.update(do_sample=True, temperature=0.9, **{name: ASKING[name]})
     for generate in doors(do_sample=False):
         assert torch.equal(generate(model), bare())
 
 
 def test_a_copy_of_the_models_own_config_asks_for_what_the_model_asks_for():
-    model = llada_double()
+    model = llada_double(**QUICK)
     model.generation_config.update(repetition_penalty=1.05)
     model.generation_config.steps = 512  # of the model's own loop
     config = copy.deepcopy(model.generation_config)

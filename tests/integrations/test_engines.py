@@ -23,6 +23,7 @@ from engines import (
     plugin_modules,
     sglang_modules,
 )
+from helpers import slow
 from models import MASK
 from policies import make_policy
 
@@ -161,7 +162,7 @@ LITERAL = [[5, 6, MASK, 8, 9, 10], [MASK], [MASK] * BLOCK, [5, 6, 7, MASK, MASK]
 
 
 @pytest.mark.filterwarnings("ignore:the prompt holds the mask token")
-@pytest.mark.parametrize("name", ["policy", "threshold", "factor"])
+@pytest.mark.parametrize("name", ["policy", slow("threshold"), slow("factor")])
 def test_mask_tokens_of_a_prompt_are_text(sglang, folder, name):
     """A mask token of the prompt that is filled: the engine then misses its block's keys and dies."""
     algorithm = sglang.HfUnmask(engine_config(BLOCK, MASK, **yaml_of(folder, name)))

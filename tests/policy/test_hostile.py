@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import hostile_repos
 import load_repos
 import pytest
 import torch
+from forked import Forked
 from hostile_repos import CANARY, CASES, CONFIG, EVIL_MAP, HARMLESS, WEIGHTS, add_code, config, write_policy
 from transformers import AutoConfig, AutoModel
 
@@ -30,10 +29,9 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcomes(root):
     """What became of each case, by name, and the memory that all of them took."""
-    command = [sys.executable, load_repos.__file__, str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    *lines, memory = done.stdout.splitlines()
+    with Forked(load_repos.main, root) as process:
+        assert process.wait(600) == 0, process.out[-2000:] + process.err[-2000:]
+        *lines, memory = process.out.splitlines()
     loaded = [json.loads(line.partition(": ")[2]) for line in lines]
     return dict(zip([*CASES, *HARMLESS], loaded, strict=True)), json.loads(memory)["bytes"]
 

@@ -61,14 +61,19 @@ def save_over_and_first(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def policies(tmp_path_factory):
     root = tmp_path_factory.mktemp("killed")
     write_policy(root / "old", **OLD)
     (root / "old" / "README.md").write_text("card")
     write_policy(root / "new", seed=1, **NEW)
-    with Forked(save_over_and_first, root) as process:
-        assert process.wait() == 0, process.err
     return root
+
+
+@pytest.fixture(scope="module")
+def root(policies):
+    with Forked(save_over_and_first, policies) as process:
+        assert process.wait() == 0, process.err
+    return policies
 
 
 def targets(root: Path, kind: str) -> list[Path]:
@@ -102,6 +107,7 @@ def half_done(root: Path) -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 def test_an_older_policy_stays_usable(root):
     found = [which(folder, root) for folder in targets(root, "over")]
     assert found[0] == "old" and found[-1] == "new" and len(found) > 15
@@ -110,12 +116,14 @@ def test_an_older_policy_stays_usable(root):
     assert all((folder / "README.md").read_text() == "card" for folder in targets(root, "over"))
 
 
+@pytest.mark.slow
 def test_a_first_save_is_there_or_not(root):
     there = [folder.exists() for folder in targets(root, "first")]
     assert there == sorted(there) and there[-1] and not there[0]
     assert {which(folder, root) for folder in targets(root, "first") if folder.exists()} == {"new"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["old", "new"])
 def test_an_unfinished_config_counts_with_its_weights_only(root, tmp_path, weights):
     half = shutil.copytree(half_done(root)[0], tmp_path / "policy")
@@ -123,6 +131,7 @@ def test_an_unfinished_config_counts_with_its_weights_only(root, tmp_path, weigh
     assert which(half, root) == weights
 
 
+@pytest.mark.slow
 def test_the_next_save_leaves_nothing_of_a_killed_one(root, tmp_path):
     half = shutil.copytree(half_done(root)[0], tmp_path / "policy")
     assert len(os.listdir(half)) == 4
@@ -135,6 +144,7 @@ def left_beside(target: Path) -> list[str]:
     return sorted(name for name in os.listdir(target.parent) if name != target.name)
 
 
+@pytest.mark.slow
 def test_the_next_save_removes_the_hidden_folder_of_a_killed_one(root):
     """Hidden folders with megabytes of weights that pile up beside a policy."""
     left = [folder for kind in ("over", "first") for folder in targets(root, kind) if left_beside(folder)]
@@ -146,16 +156,16 @@ def test_the_next_save_removes_the_hidden_folder_of_a_killed_one(root):
     assert len(still) <= len(left) / 3
 
 
-def test_a_hidden_folder_in_use_is_left_alone(root, tmp_path):
+def test_a_hidden_folder_in_use_is_left_alone(policies, tmp_path):
     """Another process of the same training loses its files in the middle of its save."""
     target = tmp_path / "policy"
     with workspace(target) as mine:
         for other in (target, target.with_name("policy.saving-b")):  # whose folders have names that begin alike
-            save_policy(original(root / "old"), other)
+            save_policy(original(policies / "old"), other)
             assert list(mine.iterdir())
     assert sorted(os.listdir(tmp_path)) == ["policy", "policy.saving-b"]
     (tmp_path / ".policy.saving-new").mkdir()  # of a process that has not locked it yet
     (tmp_path / ".policy.saving-old").mkdir()
     os.utime(tmp_path / ".policy.saving-old", (0, 0))
-    save_policy(original(root / "old"), target)
+    save_policy(original(policies / "old"), target)
     assert sorted(os.listdir(tmp_path)) == [".policy.saving-new", "policy", "policy.saving-b"]

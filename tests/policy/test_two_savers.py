@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,14 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("savers")
     for seed, (name, config) in enumerate(CONFIGS.items()):
         write_policy(root / name, seed=seed, **config)
-    for work in (interleave, count, die_holding):
-        with Forked(work, root) as process:  # it forks in turn, and has no threads
-            assert process.wait() == 0, process.err
+    at_work(root, count, die_holding)
     return root
+
+
+def at_work(root: Path, *work: Callable[[Path], None]) -> None:
+    for each in work:
+        with Forked(each, root) as process:  # it forks in turn, and has no threads
+            assert process.wait() == 0, process.err
 
 
 def same(one: Path, other: Path) -> bool:
@@ -118,8 +123,10 @@ def same(one: Path, other: Path) -> bool:
     return equal and first.config == second.config
 
 
+@pytest.mark.slow
 def test_the_second_waits_for_the_first(root):
     """Weights of one and settings of the other, which load: nobody would notice."""
+    at_work(root, interleave)
     targets = [folder / "policy" for folder in sorted((root / "over").iterdir(), key=lambda p: int(p.name))]
     said = [(target.parent / "said").read_text() for target in targets[:-1]]
     # before it holds the lock, it is not the first

@@ -13,11 +13,10 @@ import matplotlib.colors
 import matplotlib.image
 import pandas
 import pytest
+from commands import invoke
 from matplotlib.figure import Figure
 from report_folder import HOSTILE_TEXT, LENGTH, PLAN, Letters, point, samples, setting, shares, with_well_formed, write
-from typer.testing import CliRunner
 
-from hf_unmask.cli.main import app
 from hf_unmask.report import frontier_plots, html, sections
 from hf_unmask.report import writing as report
 from hf_unmask.report.frontier_plots import Picture, write_frontier
@@ -442,7 +441,7 @@ def test_what_was_not_read_is_null() -> None:
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = invoke(arguments)
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from damage import BYTES, variants
 from report_folder import write
-from typer.testing import CliRunner
 
-from hf_unmask.cli.main import app
 from hf_unmask.cli.terminal_canvas import frames_of_events, render_plain
 from hf_unmask.cli.watch import Numbers, events
 from hf_unmask.policy.card.measured import read_measured
@@ -194,6 +193,6 @@ def test_commands_end_in_one_line(folder: Path, name: str) -> None:
     for command in (["report"], ["watch"], ["transfer"], ["card", "builtin:tiny-full", "--results"]):
         if (command[0] == "watch") == (name == RESULTS) and command[0] != "report":
             continue  # reads the other file
-        result = CliRunner().invoke(app, [*command, str(folder)])
+        result = invoke([*command, folder])
         assert result.exit_code == 2, (command, result.output, result.exception)
         assert result.stderr.count("\n") == 1 and str(folder / name) in result.stderr

@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # somebody without the package uses some of these
 CACHE = "cache" if "cache" in inspect.signature(EuroBertDecoderLayer.forward).parameters else "past_key_values"
 
 
-def backbone(dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+def backbone(dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2) -> PreTrainedModel:
     """The network inside every double, on its own a native model. Its tokens vary along a sequence."""
-    return tiny_eurobert(dtype, seed, spread=0.15)
+    return tiny_eurobert(dtype, seed, 0.15, layers)
 
 
 class LladaDoubleConfig(PreTrainedConfig):
@@ -52,7 +52,7 @@ class Double(PreTrainedModel):
 
     def __init__(self, config: LladaDoubleConfig):
         super().__init__(config)
-        self.backbone = backbone(seed=config.seed)
+        self.backbone = backbone(seed=config.seed, layers=config.num_hidden_layers)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:

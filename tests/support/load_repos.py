@@ -1,6 +1,6 @@
-"""Loads ROOT/0/policy, ROOT/1/policy ... and prints one JSON line for each: ``python load_repos.py ROOT``.
+"""Loads ROOT/0/policy, ROOT/1/policy ... and prints one JSON line for each.
 
-A process of its own, so that memory is measured and neither a hang nor executed code reaches the tests.
+In a process of its own, so that memory is measured and neither a hang nor executed code reaches the tests.
 """
 
 from __future__ import annotations
@@ -61,7 +61,3 @@ def main(root: Path) -> None:
         say(f"{folder.name}: ")  # so that a hang names its case
         say(json.dumps(attempt(folder / "policy", opened)) + "\n")
     say(json.dumps({"bytes": memory("VmHWM") - before}) + "\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -29,8 +29,12 @@ _SIZES: dict[str, Any] = {
 }
 
 
-def tiny_eurobert(dtype: torch.dtype = torch.float32, seed: int = 0, spread: float = 0.5) -> PreTrainedModel:
-    config = EuroBertConfig(**_SIZES, num_key_value_heads=2, initializer_range=spread, mask_token_id=MASK)
+def tiny_eurobert(
+    dtype: torch.dtype = torch.float32, seed: int = 0, spread: float = 0.5, layers: int = 1
+) -> PreTrainedModel:
+    """One layer, which is what most tests need; they run thousands of its passes."""
+    sizes = {**_SIZES, "num_hidden_layers": layers, "num_key_value_heads": 2}
+    config = EuroBertConfig(**sizes, initializer_range=spread, mask_token_id=MASK)
     return _build(EuroBertForMaskedLM, config, dtype, seed)
 
 

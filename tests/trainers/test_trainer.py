@@ -18,6 +18,7 @@ import pandas
 import pytest
 import torch
 from forked import Forked, launch
+from helpers import slow
 from models import MASK, VOCAB, tiny_eurobert
 from plans import PLANS, all_sequences
 from safetensors.torch import load_file
@@ -658,7 +659,10 @@ RESUMABLE = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMABLE)
+QUICK = ("accumulation", "conditioned")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in RESUMABLE])
 def test_other_runs_resume_exactly_too(tmp_path, case):
     """As above where batches are shuffled and split, or several make an update."""
     settings = {**LONG, "train_dataset": rows(6), **RESUMABLE[case]}
