@@ -320,6 +320,7 @@ def wheel(distributions):
     return distributions[0]
 
 
+@pytest.mark.slow
 def test_the_source_distribution_can_be_tested(distributions):
     """Tests, what they read and what they are run with."""
     folders = [ROOT / name for name in SOURCE]

@@ -26,8 +26,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import reasoning_gym
-
 TASKS = ("chain_sum", "mini_sudoku")
 SPLITS = ("train", "validation", "test")
 #: Tokens to generate per task with the embedded model's tokenizer; answers are padded to it with EOS.
@@ -92,8 +90,14 @@ def write_held_out(folder: Path, counts: dict[str, int] | None = None) -> None:
         (folder / f"{task}-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _dataset(name: str, **options: Any) -> Any:
+    import reasoning_gym  # takes a second, and trainings on other problems go without
+
+    return reasoning_gym.create_dataset(name, **options)
+
+
 def _chain_sum(rng: random.Random, chunk: int = 256) -> Iterator[tuple[Problem, str]]:
-    source = reasoning_gym.create_dataset(
+    source = _dataset(
         "chain_sum", min_terms=3, max_terms=5, min_digits=1, max_digits=1, size=chunk, seed=rng.getrandbits(31)
     )
     for item in source:
@@ -127,9 +131,7 @@ def _work_out(expression: str, rng: random.Random) -> str:
 
 
 def _mini_sudoku(rng: random.Random, chunk: int = 256) -> Iterator[tuple[Problem, str]]:
-    source = reasoning_gym.create_dataset(
-        "mini_sudoku", min_empty=8, max_empty=12, size=chunk, seed=rng.getrandbits(31)
-    )
+    source = _dataset("mini_sudoku", min_empty=8, max_empty=12, size=chunk, seed=rng.getrandbits(31))
     for item in source:
         puzzle, solution = item["metadata"]["puzzle"], item["metadata"]["solution"]
         answer = _grid_text(solution)

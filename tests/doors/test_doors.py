@@ -16,11 +16,11 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Stoppi
 import hf_unmask
 from hf_unmask import AttachedGenerate, UnmaskingGenerationConfig, attach, detach
 from hf_unmask.generation.custom_generate import FILLED_IN
-from hf_unmask.samplers import ConfidenceSampler, ThresholdSampler
+from hf_unmask.samplers import ConfidenceSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [PAD, PAD, 9, 10]])
 REAL = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
-SAMPLER = ThresholdSampler(0.3)
+SAMPLER = ConfidenceSampler(k=2)
 QUICK = {"num_hidden_layers": 1}
 BASE = {"attention_mask": REAL, "max_new_tokens": 8}
 DRAW = {"do_sample": True, "temperature": 0.9}

@@ -15,10 +15,10 @@ import hf_unmask
 from hf_unmask import UnmaskingGenerationConfig, attach
 from hf_unmask.generation.configuration import DEFAULTS
 from hf_unmask.generation.fields import FOREIGN, METADATA, asking
-from hf_unmask.samplers import ThresholdSampler
+from hf_unmask.samplers import ConfidenceSampler
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
-SAMPLER = ThresholdSampler(0.3)
+SAMPLER = ConfidenceSampler(k=2)
 QUICK = {"num_hidden_layers": 1}
 NEW = {"max_new_tokens": 4}
 DRAW = {"do_sample": True, "temperature": 0.9, "top_k": 0}

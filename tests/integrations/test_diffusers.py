@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.util
+from typing import Any
+
 import pytest
 import torch
 from doubles import Double, RowDoubleConfig, block_causal, row_double
 from models import MASK
 from policies import make_policy
 
-pytest.importorskip("diffusers", reason="pip install 'hf_unmask[diffusers]'")
-
-from diffusers import LLaDA2Pipeline  # noqa: E402
-
-import hf_unmask  # noqa: E402
-from hf_unmask import UnmaskingPolicy, UnmaskingPolicyConfig  # noqa: E402
-from hf_unmask.integrations.diffusers import LearnedUnmaskingScheduler  # noqa: E402
+import hf_unmask
+from hf_unmask import UnmaskingPolicy, UnmaskingPolicyConfig
 
 BLOCK, NEW = 4, 11
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
 OPTIONS = {"gen_length": NEW, "block_length": BLOCK, "num_inference_steps": BLOCK, "mask_token_id": MASK}
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="pip install 'hf_unmask[diffusers]'"),
+]
+
+
+def scheduler_of(spec: str, **options: Any) -> Any:
+    """Imported here: it takes seconds, and every process of the suite collects this file."""
+    from hf_unmask.integrations.diffusers import LearnedUnmaskingScheduler
+
+    return LearnedUnmaskingScheduler(spec, **options)
+
+
+def pipeline(model, scheduler):
+    from diffusers import LLaDA2Pipeline
+
+    pipe = LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 class PipelineDouble(Double):
@@ -47,9 +63,7 @@ def policy(tmp_path_factory):
 
 
 def generated(model, scheduler, **options):
-    pipe = LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=None)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(input_ids=IDS, output_type="seq", **{**OPTIONS, **options}).sequences
+    return pipeline(model, scheduler)(input_ids=IDS, output_type="seq", **{**OPTIONS, **options}).sequences
 
 
 def our_loop(spec):
@@ -62,7 +76,7 @@ def our_loop(spec):
 def test_the_pipeline_gives_the_tokens_and_steps_of_our_loop(model, policy, spec):
     """Time, masks or quantities that a sampler reads differently; its state lost between steps."""
     spec = policy if spec == "policy" else spec
-    scheduler = LearnedUnmaskingScheduler(spec, canvas_length=NEW)
+    scheduler = scheduler_of(spec, canvas_length=NEW)
     found, expected = generated(model, scheduler), our_loop(spec)
     assert torch.equal(found, expected.sequences[:, IDS.shape[1] :])
     assert torch.equal(scheduler.forwards, expected.nfe)
@@ -70,9 +84,9 @@ def test_the_pipeline_gives_the_tokens_and_steps_of_our_loop(model, policy, spec
 
 def test_saved_and_loaded(model, policy, tmp_path):
     """A scheduler that forgets its sampler."""
-    scheduler = LearnedUnmaskingScheduler(policy, block_length=BLOCK, canvas_length=NEW)
+    scheduler = scheduler_of(policy, block_length=BLOCK, canvas_length=NEW)
     scheduler.save_pretrained(tmp_path)
-    loaded = LearnedUnmaskingScheduler.from_pretrained(tmp_path)
+    loaded = type(scheduler).from_pretrained(tmp_path)
     assert dict(loaded.config)["sampler"] == policy and loaded.config.block_length == BLOCK
     options = {"block_length": None}
     assert torch.equal(generated(model, loaded, **options), generated(model, scheduler, **options))
@@ -80,14 +94,14 @@ def test_saved_and_loaded(model, policy, tmp_path):
 
 def test_what_is_left_is_opened_on_the_last_step(model):
     """The pipeline goes on after its steps whether masks are left or not."""
-    scheduler = LearnedUnmaskingScheduler("confidence:k=1")
+    scheduler = scheduler_of("confidence:k=1")
     found = generated(model, scheduler, num_inference_steps=2)
     assert not (found == MASK).any() and scheduler.forwards.tolist() == [6, 6]
 
 
 def test_tokens_are_drawn_as_the_pipeline_says(model):
     """Temperature and generator that are dropped; the mask token written as text."""
-    scheduler = LearnedUnmaskingScheduler("random:k=1")
+    scheduler = scheduler_of("random:k=1")
     drawn = [
         generated(model, scheduler, temperature=2.0, generator=torch.Generator().manual_seed(seed))
         for seed in (1, 1, 2)
@@ -98,11 +112,9 @@ def test_tokens_are_drawn_as_the_pipeline_says(model):
 
 def test_rows_stop_at_the_end_of_text(model):
     """The pipeline's early stop asks the scheduler."""
-    first = int(generated(model, LearnedUnmaskingScheduler("left_to_right"))[0, 0])
-    scheduler = LearnedUnmaskingScheduler("left_to_right")
-    pipe = LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=None)
-    pipe.set_progress_bar_config(disable=True)
-    pipe(input_ids=IDS[:1], output_type="seq", eos_token_id=first, **OPTIONS)
+    first = int(generated(model, scheduler_of("left_to_right"))[0, 0])
+    scheduler = scheduler_of("left_to_right")
+    pipeline(model, scheduler)(input_ids=IDS[:1], output_type="seq", eos_token_id=first, **OPTIONS)
     assert scheduler.forwards.tolist() == [1]
 
 
@@ -110,8 +122,8 @@ def test_what_a_scheduler_cannot_give_is_refused(tmp_path):
     """A policy that sees zeros where it expects the whole canvas."""
     UnmaskingPolicy(UnmaskingPolicyConfig(observation="canvas")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="reads the whole canvas, but a scheduler sees the active block only"):
-        LearnedUnmaskingScheduler(f"learned:{tmp_path}")
-    scheduler = LearnedUnmaskingScheduler("threshold")
+        scheduler_of(f"learned:{tmp_path}")
+    scheduler = scheduler_of("threshold")
     with pytest.raises(ValueError, match="`num_inference_steps` must be at least 1, got 0"):
         scheduler.set_timesteps(0)
     with pytest.raises(ValueError, match="`mask_token_id` must be given, got None"):

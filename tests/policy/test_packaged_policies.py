@@ -54,7 +54,7 @@ def test_the_record_says_what_it_was_trained_for(name):
         # heuristics in full diffusion: 68 % with 4.0 forward passes, 82 % with 4.9 and, on all problems, 92 % with 6.6
         slow("tiny-speed;speed=0.75", None, 0.8, 4.0),
         slow("tiny-speed;speed=0.25", None, 0.93, 9.0),
-        ("tiny-full", None, 0.92, 6.5),
+        slow("tiny-full", None, 0.92, 6.5),
         slow(
             "tiny-semi-ar;speed=0.75;policy_temperature=0.5", 10, 0.8, 6.6
         ),  # heuristics: 72 % with 5.9, 87 % with 7.3

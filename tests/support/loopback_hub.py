@@ -467,6 +467,7 @@ class _Server(ThreadingHTTPServer):
 class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    disable_nagle_algorithm = True  # headers and body go out one by one, and the second would wait for an answer
 
     def log_message(self, format: str, *args: object) -> None:
         """Tests look at ``requests`` instead."""

@@ -127,6 +127,7 @@ def test_the_warm_start_comes_before_training_and_becomes_the_reference(tmp_path
     assert first["kl"] == pytest.approx(0, abs=1e-6) and first["grad_norm"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_not_repeated_on_resume(tmp_path):
     """A resumed run whose policy, or whose reference, is another one than in the run it goes on with."""
     settings = WARM | {"warm_start_epochs": 2, "warm_start_experts": ["confidence:k=3"], "beta": 0.1}

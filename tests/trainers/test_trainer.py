@@ -778,6 +778,7 @@ def test_a_failing_reward_gives_ctrl_c_back(tmp_path, handler):
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_do_as_one_with_twice_the_batch(run, tmp_path, caplog):
     """Processes that drift apart, roll out the same rows, or split groups so that baselines and prices mix. A group
     lies on both sides of the border here."""
