@@ -340,6 +340,7 @@ def copy_clean(source: Path, target: Path) -> None:
             copy_clean(child, target / child.name)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_everything_once(wheel):
     expected = {f"hf_unmask/{name}" for name in SOURCES}
     expected |= {

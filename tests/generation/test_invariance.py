@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from batches import SAMPLERS, learned, pad, prompts, run
-from helpers import slow
 from models import PAD, VOCAB
 
 from hf_unmask import generate
@@ -17,13 +16,17 @@ from hf_unmask.generation.step import Needs
 from hf_unmask.generation.ties import descending, first_largest
 from hf_unmask.samplers import ConfidenceSampler, RandomSampler, ThresholdSampler
 
-every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 TYPICAL = ("threshold", "klass", "random", "learned_canvas", "learned_block")  # they read different things
+
+
+def typical(*values):
+    """Cases of every sampler with these values; those of samplers that read what others read are slow."""
+    return [pytest.param(name, *values, marks=() if name in TYPICAL else pytest.mark.slow) for name in SAMPLERS]
 
 
 @pytest.mark.parametrize(
     ("name", "temperature"),
-    [(name, 0.8) for name in SAMPLERS] + [(name, 0.0) if name in TYPICAL else slow(name, 0.0) for name in SAMPLERS],
+    [*((name, 0.8) for name in SAMPLERS), *typical(0.0)],
 )
 def test_row_does_not_depend_on_its_batch(model64, name, temperature):
     """Prevents whole-batch fallbacks, batch-averaged quotas, noise drawn per batch and state mixed between rows."""
@@ -38,7 +41,7 @@ def test_row_does_not_depend_on_its_batch(model64, name, temperature):
     ]
 
 
-@every_sampler
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_row_does_not_depend_on_its_batch_in_full_diffusion(model64, name):
     """Prevents a window or a step budget that is taken from the batch."""
     rows, sampler = prompts(4), SAMPLERS[name]
@@ -56,8 +59,7 @@ def test_padding_never_shifts_positions(models64, kind, name):
     assert run(models64[kind], rows, sampler, side="right", extra=1, temperature=0.8) == alone
 
 
-@every_sampler
-@pytest.mark.parametrize("block_length", [None, 4])
+@pytest.mark.parametrize(("name", "block_length"), [*((name, None) for name in SAMPLERS), *typical(4)])
 def test_infilled_row_does_not_depend_on_longer_canvases(model64, name, block_length):
     """Prevents rows with fewer positions to fill from seeing the widest canvas of the batch."""
     g = torch.Generator().manual_seed(1)
@@ -163,7 +165,7 @@ def test_row_whose_gaps_end_early_does_not_depend_on_its_batch(model64, name):
             ended, last = ended or sequence[place] in range(3, 9), place
 
 
-@every_sampler
+@pytest.mark.parametrize("name", typical())
 def test_num_return_sequences_equals_alone(model64, name):
     """Prevents continuations whose randomness depends on the place in the batch."""
     rows, sampler = prompts(3), SAMPLERS[name]

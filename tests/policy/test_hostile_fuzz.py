@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_unmask.policy import PolicyLoadError, UnmaskingPolicyConfig, load_policy
 
-COUNTS = [60, pytest.param(2500, marks=pytest.mark.slow)]  # slow: 10,000 for the config, 10,000 for the weights
+COUNTS = [30, pytest.param(2500, marks=pytest.mark.slow)]  # slow: 10,000 for the config, 10,000 for the weights
 OWN_KEYS = sorted(UnmaskingPolicyConfig().to_dict())
 FOREIGN_KEYS = sorted(
     {f for f in PreTrainedConfig().to_dict()} | {"torch_dtype", "num_labels", "rope_scaling", "per_layer_config"}

@@ -13,6 +13,7 @@ import killed_distributed
 import killed_run
 import pytest
 from forked import Forked
+from helpers import slow
 from safetensors.torch import load_file
 from training import LONG, make_trainer, rows, same_weights, weights
 
@@ -142,7 +143,7 @@ def test_a_best_checkpoint_that_is_damaged_is_forgotten(copy, caplog):
     assert best_of(run)[0] == "checkpoint-6" and best_of(run)[1] < 99
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("limit", [2, slow(1), slow(3)])
 def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit):
     """More checkpoints than asked for, or the best one rotated away."""
 
