@@ -157,6 +157,7 @@ def test_plackett_luce_empty_lists():
     assert found.sample(Noise(torch.rand(2, 3), torch.rand(2)))[1].tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_plackett_luce_entropy_is_a_fair_estimate():
     logits, eligible = row([0.5, -1.0, 2.0, 0.3]), torch.tensor([True, True, False, True])
     every = actions("plackett_luce", eligible)

@@ -178,6 +178,7 @@ def killed(root, *moments):
         yield left
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_saves_ends_as_if_nothing_had_happened(tmp_path):
     """Kill -9 in the middle of the second checkpoint; at many moments, see below."""
     (left,) = killed(tmp_path, 100)
