@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from hf_unmask import __version__
-from hf_unmask.cli import hub, tables
+from hf_unmask.cli import tables
 from hf_unmask.cli.chat import chat
 from hf_unmask.cli.check import check
 from hf_unmask.cli.commands import Command, Group
 from hf_unmask.cli.demo import demo
 from hf_unmask.cli.evaluate import evaluate
 from hf_unmask.cli.generate import generate
+from hf_unmask.cli.hub import pull, push, search
+from hf_unmask.cli.policies import card, info, verify
 from hf_unmask.cli.report import report, transfer
 from hf_unmask.cli.terminal import plain_errors, say
 from hf_unmask.cli.vocabulary import settled, speaking
@@ -60,7 +62,12 @@ for command in (
     watch,
     transfer,
     evaluate,
-    *hub.COMMANDS,
+    push,
+    card,
+    pull,
+    info,
+    verify,
+    search,
 ):
     app.command(cls=Command)(command)
 
