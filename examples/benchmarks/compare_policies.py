@@ -13,7 +13,7 @@
    are blind to one input (confidences, mask bits, time, hidden states, revealed positions) run at the middle budget's
    dial, one seed.
 3. Tables go to stdout and OUT/policies.md, the numbers to OUT/policies.json. With --publish they are put into the
-   README, and each packaged policy gets its card, model_cards/NAME.md.
+   README with a plot per task, and each packaged policy gets its card, model_cards/NAME.md.
 
 ``--seeds DIR...`` are folders of the same recipes trained with another seed, DIR/speed for ``builtin:tiny-speed`` and
 so on, made by ``examples/train_policy_tiny.py --policy speed --seed 1 --output DIR/speed``. They show how far trainings
@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ from hf_unmask.policy.blinding import INPUTS, make_blind
 from hf_unmask.policy.card.measured import counted
 from hf_unmask.policy.card.rendering import render_card
 from hf_unmask.policy.hub.folders import BUILTIN, PACKAGED, find_policy, load_policy, save_policy
+from hf_unmask.report.frontier_plots import write_frontier
 from hf_unmask.results.folder import read_contents
 from hf_unmask.results.frontier import hypervolume_of, method_of
 from hf_unmask.results.markdown import put_between, table
@@ -62,7 +64,7 @@ from hf_unmask.results.policy_against_heuristics import (
     lead_text,
     to_be_tested,
 )
-from hf_unmask.results.records import OperatingPoint
+from hf_unmask.results.records import OperatingPoint, write_results
 from hf_unmask.results.several_metrics import accuracies, metrics_of, under
 from hf_unmask.results.statistics import paired_comparison
 from hf_unmask.samplers.specs import parse_sampler
@@ -124,6 +126,7 @@ class Run:
         self.twins = twins  # the same recipes with another seed, and what they are called
         self.model, self.tokenizer = load_tiny()
         self.here = Processes.here()
+        self.known: dict[str, Measured] = {}  # by task
         self.configs = {source: load_policy(find_policy(source)).config for source in sources}
 
     def home(self, task: str, source: str) -> Cell:
@@ -184,7 +187,7 @@ class Run:
 
     def task(self, task: str) -> Iterator[Part]:
         """All stages of a task, and what they found."""
-        known = self.measured(task)
+        known = self.known[task] = self.measured(task)
         for source in self.configs:
             for name in [f"learned:{source}", f"learned:{source}{BETA_DIAL}"]:
                 if any(self.method(p.setting.sampler) == name for p in known.tuning):
@@ -436,7 +439,22 @@ def publish(run: Run, found: Mapping[str, list[Part]], extra: dict[str, Any], co
         if part.name.startswith(f"learned:{BUILTIN}") and not part.name.endswith(BETA_DIAL)
         for one in part.content
     ]
-    put_between(ROOT / "README.md", MARKS, [_SUMMARY, contest_summary(rounds), f"({measured})"])
+    pictures = [draw(run, task) for task in found]
+    put_between(ROOT / "README.md", MARKS, [_SUMMARY, contest_summary(rounds), *pictures, f"({measured})"])
+
+
+def draw(run: Run, task: str) -> str:
+    """Put the plot of a task beside the other figures; heuristics and packaged policies at the dials that were chosen
+    on validation problems. Returns it as Markdown."""
+    folder, target = run.out / task / "figure", ROOT / "examples" / "figures" / f"{task}.png"
+    folder.mkdir(exist_ok=True)
+    points = [point for point in run.known[task].testing if SEED not in run.method(point.setting.sampler)]
+    write_results(folder / "results.json", points)
+    contents = read_contents(folder)
+    (group,) = contents.groups
+    picture, _ = write_frontier(group, folder, contents.fronts(group))
+    shutil.copyfile(picture, target)
+    return f"![{task}: accuracy against forward passes and seconds]({target.relative_to(ROOT)})"
 
 
 def as_plain(content: Sequence[Any]) -> list[Any]:

@@ -9,8 +9,7 @@
    same budgets for all block lengths. The choice is written to OUT/dials.json and used again.
 2. The chosen dials are run on held-out test problems, deterministic rules once and stochastic ones with three seeds.
 3. OUT/TASK gets results.json, samples.jsonl and the report of all block lengths together; the tables go to stdout.
-   With --readme the overview tables and the plots are put into a README as well; with --policies the learned policies
-   that ``compare_policies.py`` ran on the same test problems are in the plots, in front of the heuristics.
+   With --readme the overview tables are put into a README as well.
 
 The time it will take is printed first, and what is left of it before every stage. Stopped and started again, it goes
 on where it was.
@@ -34,16 +33,11 @@ from hf_unmask.cli.demo_measuring import Setting, measure
 from hf_unmask.evaluation.environment import environment_line, weights_fingerprint
 from hf_unmask.evaluation.processes import Processes
 from hf_unmask.evaluation.tuning import SEEDS, Cell, heuristic_dials, kept_dials
-from hf_unmask.policy.hub.folders import BUILTIN
-from hf_unmask.report.frontier_plots import write_frontier
 from hf_unmask.report.writing import write_report
 from hf_unmask.results.best_per_budget import SHARES
-from hf_unmask.results.comparable import identity
 from hf_unmask.results.folder import Contents, read_contents
-from hf_unmask.results.frontier import method_of
 from hf_unmask.results.markdown import check_marks, put_between
 from hf_unmask.results.records import OperatingPoint, read_results, read_timings, write_results
-from hf_unmask.results.spec_text import POLICY
 from hf_unmask.results.summary_tables import overview
 from hf_unmask.samplers import ConfidenceSampler
 from hf_unmask.samplers.specs import parse_sampler
@@ -193,36 +187,8 @@ def merge(parts: Sequence[Path], target: Path) -> None:
     write_results(target / "results.json", [point for part in parts for point in read_results(part / "results.json")])
 
 
-def learned_points(policies: Path, task: str) -> list[OperatingPoint]:
-    """The packaged policies' points on test problems, from the folder of ``compare_policies.py``; in blocks of any
-    length."""
-    found = [point for path in sorted(policies.glob(f"{task}/*/*-test/results.json")) for point in read_results(path)]
-    own = [point for point in found if method_of(point.setting.sampler).startswith(f"{POLICY}{BUILTIN}")]
-    if not own:
-        raise ValueError(f"{policies} holds no {task}/*/*-test/results.json with packaged policies")
-    return own
-
-
-def draw(run: Run, task: str, policies: Path | None, target: Path) -> None:
-    """The plot of a task as PNG."""
-    points = read_results(run.out / task / "results.json")
-    points += [] if policies is None else learned_points(policies, task)
-    if others := {identity(point.setting) for point in points} - {identity(points[0].setting)}:
-        raise ValueError(f"{policies} and {run.out} are not of the same problems: {others.pop()}")
-    folder = run.out / task / "figure"
-    folder.mkdir(exist_ok=True)
-    write_results(folder / "results.json", points)
-    contents = read_contents(folder)
-    (group,) = contents.groups
-    picture, _ = write_frontier(group, folder, contents.fronts(group))
-    shutil.copyfile(picture, target)
-
-
-def publish(run: Run, readme: Path, command: str, policies: Path | None = None) -> None:
-    """Put the overview tables and the plots between the marks of a README; the plots lie in examples/figures.
-
-    ``policies``: see `learned_points`; None: heuristics alone.
-    """
+def publish(run: Run, readme: Path, command: str) -> None:
+    """Put the overview tables between the marks of a README; those with all rules lie in examples/figures."""
     check_marks(readme, MARKS)
     figures = readme.parent / "examples" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -230,10 +196,8 @@ def publish(run: Run, readme: Path, command: str, policies: Path | None = None) 
     for task in TASKS:
         contents = read_contents(run.out / task)
         (group,) = contents.groups
-        draw(run, task, policies, figures / f"{task}.png")
         shutil.copyfile(run.out / task / "tables.md", figures / f"{task}.md")
-        picture = f"![{task}: accuracy against forward passes and seconds](examples/figures/{task}.png)"
-        parts += [overview(group, [row for row in contents.budgets if row.group == group]), picture]
+        parts.append(overview(group, [row for row in contents.budgets if row.group == group]))
     links = " and ".join(f"[{task}](examples/figures/{task}.md)" for task in TASKS)
     parts += [f"All rules at every budget: {links}.", f"({provenance(run, contents)}; `{command}`)"]
     put_between(readme, MARKS, parts)
@@ -275,16 +239,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for all results [default: runs/tables, or runs/tables-quick]")
     parser.add_argument("--quick", action="store_true", help="at most ten minutes on two cores")
-    parser.add_argument("--readme", type=Path, help="put overview tables and plots into this file")
-    parser.add_argument("--policies", type=Path, help="folder of compare_policies.py: plots with learned policies")
+    parser.add_argument("--readme", type=Path, help="put overview tables into this file")
     args = parser.parse_args()
     if args.quick and args.readme:
         parser.error("--readme is for the whole run, not for --quick")
     if args.readme:
         try:
             check_marks(args.readme, MARKS)
-            for task in TASKS if args.policies else ():
-                learned_points(args.policies, task)
         except (OSError, ValueError) as error:
             parser.error(str(error))
     started = time.perf_counter()
@@ -293,7 +254,7 @@ def main() -> None:
     run = Run(QUICK if args.quick else FULL, out)
     carry_out(run)
     if args.readme and run.here.first:
-        publish(run, args.readme, run.here.command, args.policies)
+        publish(run, args.readme, run.here.command)
     run.here.say(f"This run took {tqdm.format_interval(time.perf_counter() - started)}.")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from published_tables import checked_rows, summary_of
+from report_folder import point, setting
 from scripts import load, start
 
 from hf_unmask.policy.hub.folders import PACKAGED
@@ -45,6 +46,22 @@ def test_other_training_seeds_are_found_where_they_are_finished(script, tmp_path
     assert run.budgets("mini_sudoku") == [3, 4, 6]
 
 
+def test_the_plot_holds_policies_and_rules(script, tmp_path):
+    """Trainings with other seeds stay out of it: they would be taken for policies of their own."""
+    shutil.copytree(PACKAGED / "tiny-full", tmp_path / "seed" / "full")
+    run = script.Run(
+        script.Plan(), tmp_path / "out", ["builtin:tiny-full"], "none", {"seed/full": "x, training seed 1"}
+    )
+    specs = ("threshold", "learned:builtin:tiny-full;beta=2.0", "learned:seed/full;beta=2.0")
+    run.known["sums"] = script.Measured(testing=[point(setting(spec), [1.0], 4) for spec in specs])
+    (tmp_path / "out" / "sums").mkdir(parents=True)
+    (tmp_path / "examples" / "figures" / "sums.png").unlink(missing_ok=True)
+    assert script.draw(run, "sums") == "![sums: accuracy against forward passes and seconds](examples/figures/sums.png)"
+    assert (tmp_path / "examples" / "figures" / "sums.png").stat().st_size > 1000
+    svg = (tmp_path / "out" / "sums" / "figure" / "frontier-sums.svg").read_text()
+    assert ">threshold</text>" in svg and ">learned:builtin:tiny-full</text>" in svg and "seed/full" not in svg
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["mini_sudoku", "chain_sum"])
 def test_a_run_publishes_one_comparison(script, tmp_path, monkeypatch, capsys, task):
@@ -59,6 +76,7 @@ def test_a_run_publishes_one_comparison(script, tmp_path, monkeypatch, capsys, t
     card = (tmp_path / "model_cards" / "tiny-speed.md").read_text("utf-8")
     assert f"- `{metrics[0]}`, the accuracy of {task}: " in card and all(f"\n- `{name}`" in card for name in metrics)
     assert "it covers the choice of prompts only" in readme
+    assert f"![{task}: accuracy against forward passes and seconds](examples/figures/{task}.png)" in readme
     speed = [row for row in summary_of(readme) if row["policy"] == "`tiny-speed`"]
     assert all(row["other training seeds"] == row["accuracy (NFE)"] for row in speed)  # the same weights here
     found = json.loads((tmp_path / "out" / "policies.json").read_text("utf-8"))["tasks"][task]

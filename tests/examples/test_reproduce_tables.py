@@ -8,14 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from report_folder import point, setting
 from scripts import load
 
 from hf_unmask.evaluation.tuning import heuristic_dials
-from hf_unmask.results.records import read_results, write_results
+from hf_unmask.results.records import read_results
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "reproduce_tables.py"
 
@@ -49,29 +47,6 @@ def test_a_readme_without_marks_is_refused_before_the_hours_of_a_run(script, tmp
             script.main()
         assert end.value.code == 2 and str(readme) in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
-
-
-def test_the_plots_hold_policies_that_the_other_script_ran(script, tmp_path):
-    """Two folders of results make one picture; blind copies and trainings with other seeds stay out of it."""
-    shown = setting("learned:builtin:tiny-full;beta=2.0")
-    others = [setting("threshold"), setting("learned:runs/seed-1;beta=2.0")]
-    for name, found in (("full/full-test", [shown, *others]), ("full/full-blind", [setting("learned:builtin:x")])):
-        (tmp_path / "policies" / "sums" / name).mkdir(parents=True)
-        points = [point(one, [1.0], 4) for one in found]
-        write_results(tmp_path / "policies" / "sums" / name / "results.json", points)
-    assert [one.setting for one in script.learned_points(tmp_path / "policies", "sums")] == [shown]
-    (tmp_path / "sums").mkdir()
-    write_results(tmp_path / "sums" / "results.json", [point(setting("threshold"), [1.0], 8)])
-    run = SimpleNamespace(out=tmp_path)
-    script.draw(run, "sums", tmp_path / "policies", tmp_path / "sums.png")
-    svg = (tmp_path / "sums" / "figure" / "frontier-sums.svg").read_text()
-    assert (tmp_path / "sums.png").stat().st_size > 1000
-    assert ">threshold</text>" in svg and ">learned:builtin:tiny-full</text>" in svg and "seed-1" not in svg
-    write_results(tmp_path / "sums" / "results.json", [point(setting("threshold", dataset="others"), [1.0], 8)])
-    with pytest.raises(ValueError, match="not of the same problems"):
-        script.draw(run, "sums", tmp_path / "policies", tmp_path / "sums.png")
-    with pytest.raises(ValueError, match="holds no grids"):
-        script.learned_points(tmp_path / "policies", "grids")
 
 
 # ------------------------------------------------------------------------------------------- whole runs, in small
@@ -145,14 +120,15 @@ def test_torchrun_gives_the_tables_of_one_process(small, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_readme_gets_tables_and_plots(script, finished, tmp_path):
+def test_a_readme_gets_tables(script, finished, tmp_path):
     run_before = script.Run(script.Plan(**SMALL), finished[0])
     readme = tmp_path / "README.md"
     start, end = "<!-- tables:start -->", "<!-- tables:end -->"
     readme.write_text(f"before\n{start}\nof last time\n{end}\nafter\n")
     script.publish(run_before, readme, "the command")
     text = readme.read_text()
-    assert text.startswith(f"before\n{start}\n\n| chain_sum: best of | blocks of 10 | full diffusion | best heuris")
+    heads = "| chain_sum, answer_match / well_formed: best of | blocks of 10 | full diffusion | best heuristic"
+    assert text.startswith(f"before\n{start}\n\n{heads}")
     assert text.endswith(f"`the command`)\n\n{end}\nafter\n") and "of last time" not in text
     for name in re.findall(r"\((examples/figures/[^)]+)\)", text):
         assert (tmp_path / name).stat().st_size > 1000
