@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from hf_unmask.results.records import OperatingPoint
 
+_WIDE = 110  # columns of a terminal; below, figures take two lines where they can
+
 
 def evaluate(  # noqa: PLR0913 - one argument per option
     model: ModelOption = TINY,
@@ -163,38 +165,48 @@ def _own_device(asked: str) -> str:
 
 
 def _print_table(points: list[OperatingPoint]) -> None:
+    """What is the same in all rows stands above them; text is folded, so that nothing is lost at 80 columns."""
     from rich import box
     from rich.table import Table
 
     from hf_unmask.metrics import METRICS
     from hf_unmask.results.several_metrics import metrics_of
 
-    console = make_console(width=160)
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("task", "blocks", "sampler"):
-        table.add_column(name, no_wrap=True)
     further = list(dict.fromkeys(name for point in points for name in point.further))
-    for name in ("accuracy", "95 %", *further, "mean NFE", "tokens/NFE", "s/answer"):
-        table.add_column(name, justify="right", no_wrap=True)
-    several = len({point.setting.template for point in points}) > 1
-    for point in points:
-        setting = point.setting
-        low, high = point.accuracy_interval
-        beside = [f"{point.further[name].accuracy:.1%}" if name in point.further else "-" for name in further]
-        table.add_row(
-            styled(f"{setting.task}, {setting.template}" if several else setting.task),
-            "full" if setting.block_length is None else str(setting.block_length),
-            styled(setting.sampler),
-            f"{point.accuracy:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            *beside,
-            f"{point.nfe_mean:.1f}",
-            f"{point.tokens_per_forward_to_eos:.2f}",
-            f"{point.seconds_per_sequence.get('total', float('nan')):.3f}",
-        )
+    rows = [(_place(point), _figures(point, further)) for point in points]
+    same = [name for name in rows[0][0] if len({place[name] for place, _ in rows}) == 1 and name != "sampler"]
+    title = ", ".join(f"{name} {rows[0][0][name]}" for name in same)
+    table = Table(title=styled(title) if same else None, title_justify="left", box=box.SIMPLE_HEAD)
+    console = make_console(width=160)
+    for name in rows[0][0]:
+        if name not in same:
+            table.add_column(name, overflow="fold", min_width=len(name))
+    for name in rows[0][1]:
+        words = [word for text in (name, *(found[name] for _, found in rows)) for word in text.split()]
+        table.add_column(name, justify="right", width=max(map(len, words)) if console.width < _WIDE else None)
+    for place, found in rows:
+        table.add_row(*(styled(text) for name, text in place.items() if name not in same), *found.values())
     console.print(table)
     deciding = {point.setting.metric for point in points}
     for name in metrics_of(points):
         what = f": {METRICS[name]}" if name in METRICS else ""
         say(f"{'accuracy, ' if name in deciding else ''}{name}{what}.")
-    say("tokens/NFE: answer tokens before the first stop token per forward pass.")
+    say("tokens per NFE: answer tokens before the first stop token per forward pass.")
+
+
+def _place(point: OperatingPoint) -> dict[str, str]:
+    setting = point.setting
+    blocks = "full" if setting.block_length is None else str(setting.block_length)
+    return {"task": setting.task, "prompt": setting.template, "blocks": blocks, "sampler": setting.sampler}
+
+
+def _figures(point: OperatingPoint, further: list[str]) -> dict[str, str]:
+    low, high = point.accuracy_interval
+    return {
+        "accuracy": f"{point.accuracy:.1%}",
+        "95 %": f"{low:.1%} - {high:.1%}",
+        **{name: f"{point.further[name].accuracy:.1%}" if name in point.further else "-" for name in further},
+        "mean NFE": f"{point.nfe_mean:.1f}",
+        "tokens per NFE": f"{point.tokens_per_forward_to_eos:.2f}",
+        "s per answer": f"{point.seconds_per_sequence.get('total', float('nan')):.3f}",
+    }
