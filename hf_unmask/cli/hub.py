@@ -1,4 +1,4 @@
-"""``hf-unmask push``, ``pull`` and ``search``: policies on the Hub.
+"""``hf-unmask push``, ``pull``, ``import`` and ``search``: policies that go to the Hub, or come from elsewhere.
 
 There is no option for a token: command lines end in histories and process lists. The Hub's client reads ``HF_TOKEN`` or
 what ``hf auth login`` stored.
@@ -7,11 +7,12 @@ what ``hf auth login`` stored.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hf_unmask.cli.options import JsonFlag
+from hf_unmask.cli.options import FULL, JsonFlag
+from hf_unmask.cli.options import block_length as read_block_length
 from hf_unmask.cli.policy_options import (
     LicenseOption,
     MaxBytesOption,
@@ -99,6 +100,39 @@ def pull(
             print_json({"repo": repo, "commit": commit_of(cached), "folder": str(folder)})
         else:
             say(f"{repo} at {commit_of(cached)} is in {folder}")
+
+
+def import_(  # noqa: PLR0913 - one argument per option
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A .safetensors file, a folder with one, or org/name.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to save; an older policy is replaced.")],
+    file: Annotated[str | None, typer.Option(help="The file, where there are several.")] = None,
+    num_heads: Annotated[int, typer.Option(min=1, help="Attention heads, which no shape tells.")] = 2,
+    base_model: Annotated[str | None, typer.Option(help="Denoiser that it was trained for, for the record.")] = None,
+    mask_token_id: Annotated[int | None, typer.Option(help="Of that denoiser, for the record.")] = None,
+    block_length: Annotated[
+        str | None, typer.Option(metavar="N|full", help="That it was trained in, for the record.")
+    ] = None,
+    revision: RevisionOption = None,
+    max_bytes: MaxBytesOption = None,
+) -> None:
+    """Make a policy of one in the format of the paper's first code and its forks."""
+    with hub_errors():
+        from hf_unmask.policy.hub.folders import check_replaceable, save_policy
+        from hf_unmask.policy.hub.importing import import_policy
+
+        record: dict[str, Any] = {"base_model": base_model, "mask_token_id": mask_token_id}
+        record = {key: value for key, value in record.items() if value is not None}
+        if block_length is not None:
+            length = read_block_length(block_length)
+            record["block_length"] = None if length == FULL else int(length)
+        check_replaceable(folder)
+        policy = import_policy(
+            source, file=file, num_heads=num_heads, trained_for=record, revision=revision, **size_limit(max_bytes)
+        )
+        save_policy(policy, folder)
+        say(f"{policy.num_parameters():,} parameters are in {folder}: --sampler learned:{folder}")
 
 
 def search(

@@ -14,7 +14,7 @@ from hf_unmask.cli.commands import Command, Group
 from hf_unmask.cli.demo import demo
 from hf_unmask.cli.evaluate import evaluate
 from hf_unmask.cli.generate import generate
-from hf_unmask.cli.hub import pull, push, search
+from hf_unmask.cli.hub import import_, pull, push, search
 from hf_unmask.cli.policies import card, info, verify
 from hf_unmask.cli.report import report, transfer
 from hf_unmask.cli.terminal import plain_errors, say
@@ -65,11 +65,12 @@ for command in (
     push,
     card,
     pull,
+    import_,
     info,
     verify,
     search,
 ):
-    app.command(cls=Command)(command)
+    app.command(command.__name__.rstrip("_"), cls=Command)(command)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

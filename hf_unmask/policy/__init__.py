@@ -11,6 +11,7 @@ from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
 from hf_unmask.policy.decision import decide, distribution
 from hf_unmask.policy.distribution import BernoulliUnmask, PlackettLuceUnmask, UnmaskDistribution
 from hf_unmask.policy.hub.folders import load_policy, save_policy
+from hf_unmask.policy.hub.importing import import_policy
 from hf_unmask.policy.model import UnmaskingPolicy
 
 AutoConfig.register(UnmaskingPolicyConfig.model_type, UnmaskingPolicyConfig, exist_ok=True)
@@ -26,6 +27,7 @@ __all__ = [
     "UnmaskingPolicyConfig",
     "decide",
     "distribution",
+    "import_policy",
     "load_policy",
     "save_policy",
 ]

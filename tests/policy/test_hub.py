@@ -25,9 +25,11 @@ from hostile_repos import CANARY
 from hub_client import digest, policy_of, run
 from loopback_hub import Fired, LoopbackHub, Repository, front_matter, loopback_hub
 from report_folder import PLAN, point, sample_line, samples, setting, shares
+from safetensors.torch import save
+from seed_format import WIDTH, random_policy, theirs
 
 import hf_unmask
-from hf_unmask.policy import save_policy
+from hf_unmask.policy import load_policy, save_policy
 from hf_unmask.policy.card.rendering import render_card
 from hf_unmask.policy.card.seal import is_rendered, seal
 from hf_unmask.policy.hub.drop_in import drop_in_files
@@ -211,6 +213,7 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     hub.add_repository("eve/gated", first, gated=True)
     hub.add_repository("zoe/large", {"config.json": first["config.json"], "model.safetensors": bytes(MAX_BYTES)})
     hub.add_repository("zoe/policy", first)
+    hub.add_repository("eve/theirs", {"README.md": b"a card", "policy.safetensors": save(theirs(random_policy()))})
     hub.add_repository("eve/pickle", {"config.json": first["config.json"], "pytorch_model.bin": b"pickle"})
     card = b"---\nignore_metadata_errors: true\nself: me\n---\n"  # names of the client's own arguments
     hub.add_repository("liz/policy", {**first, "README.md": card, **dict.fromkeys(DROP_IN_FILES, canary_code(place))})
@@ -252,6 +255,7 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "code": {"do": "pull", "repo": "liz/policy"},
         "code, command": command("info", "liz/policy", "--json"),
         "search": command("search", "--json"),
+        "import": command("import", "eve/theirs", place / "imported", "--revision", "main"),
         **{
             name: {"do": "pull_twice", "repo": "eve/policy", "cache_dir": caches[name], "process": limits[name]}
             for name in limits
@@ -261,6 +265,12 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "cached, locked": {**wide, "process": {"permissions": True}},
     }
     return client(hub, place / "pulling", jobs)
+
+
+def test_a_policy_of_the_seed_releases_format_is_imported(pulling, place):
+    assert pulling["import"]["value"]["code"] == 0, pulling["import"]
+    found = load_policy(place / "imported")
+    assert found.config.trained_for["lineage"] == ["eve/theirs"] and found.config.hidden_size == WIDTH
 
 
 def canary_code(place: Path) -> bytes:

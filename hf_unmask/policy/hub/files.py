@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,33 +102,53 @@ def _parse_config(text: bytes) -> UnmaskingPolicyConfig:
     return config
 
 
-def parse_weights(data: bytes, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which must be those of ``expected``, in float32 and finite."""
-    _check_header(data, expected)
+def parse_weights(
+    data: bytes,
+    expected: dict[str, Tensor],
+    names: Callable[[str], str] = str,
+    dtypes: Sequence[str] = ("F32",),
+) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must be those of ``expected``, of these dtypes and finite.
+
+    ``names`` says what a tensor of the file is called in ``expected``; '' is passed over.
+    """
+    _check_header({name: entry for key, entry in _header(data).items() if (name := names(key))}, expected, dtypes)
     try:
         tensors = load(data)
     except SafetensorError as error:  # offsets that leave holes, overlap or miss the file's end
         raise PolicyLoadError(WEIGHTS, f"an unreadable file ({error})", "a safetensors file") from error
+    tensors = {name: tensor for key, tensor in tensors.items() if (name := names(key))}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise PolicyLoadError(name, "values that are not finite", "finite values")
     return tensors
 
 
-def _check_header(data: bytes, expected: dict[str, Tensor]) -> None:
-    """Compare the tensors that the file declares: [length of the header, 8 bytes] [header, JSON] [values]."""
+def declared_shapes(data: bytes) -> dict[str, Any]:
+    """Shapes by name, as a safetensors file declares them; they may be anything."""
+    return {name: entry.get("shape") for name, entry in _header(data).items()}
+
+
+def _header(data: bytes) -> dict[str, dict[str, Any]]:
+    """What the file says of its tensors: [length of the header, 8 bytes] [header, JSON] [values]."""
     length, most = int.from_bytes(data[:8], "little"), min(len(data) - 8, MAX_JSON)
     if len(data) < 8 or length > most:
         raise PolicyLoadError(WEIGHTS, f"{len(data):,} bytes, of these {length:,} of header", "a safetensors file")
     found = parse_json(data[8 : 8 + length], WEIGHTS)
     found.pop("__metadata__", None)
+    return {name: entry if isinstance(entry, dict) else {} for name, entry in found.items()}
+
+
+def _check_header(found: dict[str, dict[str, Any]], expected: dict[str, Tensor], dtypes: Sequence[str]) -> None:
+    """Compare the tensors that the file declares."""
     for name in sorted(expected.keys() - found.keys()):
         raise PolicyLoadError(name, "no such tensor", f"shape {list(expected[name].shape)}")
     for name in sorted(found.keys() - expected.keys()):
         raise PolicyLoadError(name, "an unknown tensor", "no tensor of that name")
     for name, entry in found.items():
-        shape, entry = list(expected[name].shape), entry if isinstance(entry, dict) else {}
+        shape = list(expected[name].shape)
         if entry.get("shape") != shape:
             raise PolicyLoadError(name, f"shape {shown(entry.get('shape'))}", f"shape {shape}")
-        if entry.get("dtype") != "F32":
-            raise PolicyLoadError(name, f"dtype {shown(entry.get('dtype'))}", "dtype 'F32', float32")
+        if entry.get("dtype") not in dtypes:
+            wanted = " or ".join(f"{one!r}" for one in dtypes)
+            raise PolicyLoadError(name, f"dtype {shown(entry.get('dtype'))}", f"dtype {wanted}")
