@@ -36,7 +36,7 @@ FIELDS = {
 }
 _OLDER = {"out": "output", "column": "columns"}
 #: Options that may be repeated, each time with one value or several.
-_LISTS = ("columns", "task_mix", "warm_start_experts")
+_LISTS = ("columns", "policy_inputs", "task_mix", "warm_start_experts")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -92,7 +92,12 @@ class ScriptArguments:
     action: Literal["bernoulli", "plackett_luce"] | None = _option(
         None, "Distribution over actions of a fresh policy. [default: bernoulli]"
     )
-    policy_top_k: int | None = _option(None, "Largest probabilities a fresh policy reads per position. [default: 1]")
+    policy_top_k: int | None = _option(
+        None, "Largest probabilities the policy reads per position; with --policy it is extended. [default: 1]"
+    )
+    policy_inputs: list[str] | None = _option(
+        None, "What the policy reads besides: names such as rank and stop, or portable. With --policy it is extended."
+    )
     read_hidden: bool = _option(False, "A fresh policy also reads the denoiser's last hidden state.")
     reads_revealed: bool | None = _option(
         None, "A fresh policy also reads confidences and hidden states of positions that are open. [default: true]"
@@ -154,7 +159,6 @@ class ScriptArguments:
             "intermediate_size": self.hidden_size and 4 * self.hidden_size,
             "observation": self.observation,
             "action": self.action,
-            "top_k": self.policy_top_k,
             "initial_bias": self.initial_bias,
             "hidden_input_size": hidden_states if self.read_hidden else None,
             "reads_revealed": self.reads_revealed,
@@ -162,7 +166,14 @@ class ScriptArguments:
         given = {name: value for name, value in wanted.items() if value is not None}
         if self.policy is not None and given:
             raise ValueError(f"{', '.join(given)} belong to a fresh policy, but --policy {self.policy} is one already")
-        return given
+        return given | self.more_inputs
+
+    @property
+    def more_inputs(self) -> dict[str, Any]:
+        """Inputs of a fresh policy, or those with which the one to start from is extended."""
+        inputs: Any = self.policy_inputs if self.policy_inputs != ["portable"] else "portable"
+        wanted = {"top_k": self.policy_top_k, "further_inputs": inputs}
+        return {name: value for name, value in wanted.items() if value is not None}
 
     def check_places(self) -> None:
         """Look for what is named by a path, and at what lies where the run is to go.

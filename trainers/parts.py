@@ -55,7 +55,7 @@ def _module(
             torch.manual_seed(args.seed)
             return UnmaskingPolicy(config)
     if not isinstance(policy, UnmaskingPolicy):
-        policy = _loaded(policy, revision)
+        policy = loaded_policy(policy, revision)
     _set_prices(policy.config, args)
     return policy
 
@@ -68,7 +68,8 @@ def _set_prices(config: UnmaskingPolicyConfig, args: UnmaskingGRPOConfig) -> Non
     config.log_alpha_range = [math.log(alpha) for alpha in args.alpha_range]
 
 
-def _loaded(policy: str | Path, revision: str | None) -> UnmaskingPolicy:
+def loaded_policy(policy: str | Path, revision: str | None) -> UnmaskingPolicy:
+    """One from a folder, the package or the Hub, with its origin in its lineage."""
     folder = find_policy(policy, revision=revision)
     loaded = load_policy(folder)
     record = loaded.config.trained_for

@@ -15,8 +15,9 @@ from hf_unmask.generation.loop import generate
 from hf_unmask.generation.output import UnmaskOutput
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 from hf_unmask.generation.ties import descending
-from hf_unmask.policy.decision import distribution, from_logits, needs_of, open_one_if_none
+from hf_unmask.policy.decision import distribution, from_logits, open_one_if_none
 from hf_unmask.policy.model import UnmaskingPolicy, require_finite
+from hf_unmask.policy.observation import needs_of, observe
 from hf_unmask.samplers.base import Sampler
 
 from .views import View, active_block, in_block, union
@@ -63,7 +64,7 @@ class RecordingSampler(Sampler):
         if self.expert is not None:
             alone = in_block(self.expert.needs, self.needs)
             inner = self.expert.init(rows, min(self.block_length or length, length) if alone else length, device)
-        return torch.arange(rows, device=device), (block[0], block[1]), inner
+        return torch.arange(rows, device=device), (block[0], block[1]), inner, None
 
     def check(self, denoiser: Denoiser, block_length: int | None, canvas: int) -> None:
         require_finite(self.policy)
@@ -72,22 +73,15 @@ class RecordingSampler(Sampler):
 
     @torch.no_grad()
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
-        number, before, inner = state
+        number, before, inner, memory = state
         block = active_block(step, before)
         view = View.of(step, noise, needs_of(self.policy.config), self.needs, block)
         judged = view.step.eligible if self.expert is None or self.same_blocks else view.step.masked
-        seen = {
-            "confidences": view.step.top_probs,
-            "masked": view.step.masked,
-            "eligible": judged,
-            "time": step.time,
-            "valid": view.step.valid,
-        }
-        if self.policy.config.hidden_input_size:
-            seen["hidden"] = view.step.hidden
+        seen, memory = observe(self.policy.config, view.step, memory)
+        seen["eligible"] = judged
         if self.speed is not None:
             seen["speed"] = self.speed.to(number.device)[number]
-        found = distribution(self.policy, **seen)  # type: ignore[arg-type]  # tensors by name
+        found = distribution(self.policy, **seen)
         tokens = None
         if self.expert is None:
             action = found.sample(view.noise)
@@ -106,7 +100,7 @@ class RecordingSampler(Sampler):
         self.records.append(
             {"row": number, "step": step.steps, "action": action, "logps": found.log_prob(action), **seen}
         )
-        return Selection(opened, (number, block, inner), tokens=tokens)
+        return Selection(opened, (number, block, inner, memory), tokens=tokens)
 
 
 def _ranked(opened: Tensor, confidence: Tensor) -> Tensor:
@@ -249,7 +243,7 @@ def replay(
     mask = trajectory["mask"]
     read = {
         name: trajectory[name][mask]
-        for name in ("confidences", "masked", "time", "valid", "hidden", "speed")
+        for name in ("confidences", "masked", "time", "valid", "hidden", "speed", "further", "calibration")
         if name in trajectory
     }
     found = from_logits(policy, model(**read), trajectory["eligible"][mask])

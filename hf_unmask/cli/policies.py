@@ -88,6 +88,7 @@ def info(
             "action": config.action,
             "top_k": config.top_k,
             "hidden_input_size": config.hidden_input_size,
+            "further_inputs": config.further_inputs,
             "reads_revealed": config.reads_revealed,
             "speed_conditioned": config.speed_conditioned,
             "schema_version": config.schema_version,

@@ -22,11 +22,14 @@ from hf_unmask.cli.train_help import show_help
 from hf_unmask.cli.train_next import next_steps
 from hf_unmask.cli.vocabulary import speaking
 from hf_unmask.policy.config import UnmaskingPolicyConfig
+from hf_unmask.policy.growing import extended
+from hf_unmask.policy.model import UnmaskingPolicy
 from hf_unmask.trainers.arguments import ScriptArguments
 from hf_unmask.trainers.callbacks import StopAtRolloutBoundary
 from hf_unmask.trainers.checkpoints import newest_whole, only_run
 from hf_unmask.trainers.config import UnmaskingGRPOConfig
 from hf_unmask.trainers.data import training_data, validation_data
+from hf_unmask.trainers.parts import loaded_policy
 from hf_unmask.trainers.progress import TrainingProgress
 from hf_unmask.trainers.rewards import EvaluateReward, SpeedReward
 from hf_unmask.trainers.run_folder import changed_settings, checkpoint_to_resume, finished_at, write_record
@@ -100,21 +103,29 @@ def _train(script: ScriptArguments, args: UnmaskingGRPOConfig) -> None:
         _stop(trainer, args)
 
 
+def _started(script: ScriptArguments) -> UnmaskingPolicy | str:
+    """The policy to start from; one that shall read more is extended."""
+    name = str(script.policy)
+    if not script.more_inputs:
+        return name
+    return extended(loaded_policy(name, script.policy_revision), **script.more_inputs)
+
+
 def build(script: ScriptArguments, args: UnmaskingGRPOConfig) -> UnmaskingGRPOTrainer:
     """The trainer that the arguments describe, with the policy to train and its data."""
     model, tokenizer = load_model(script.model, args.trust_remote_code, script.revision, script.dtype, str(args.device))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    fresh = script.policy_options(getattr(model.config, "hidden_size", None))
+    options = script.policy_options(getattr(model.config, "hidden_size", None))
     trainer = UnmaskingGRPOTrainer(
-        script.policy or UnmaskingPolicyConfig(**fresh),
+        UnmaskingPolicyConfig(**options) if script.policy is None else _started(script),
         model,
         rewards(script, args.trust_remote_code),
         args,
         train_dataset=training_data(script, tokenizer, args.seed),
         eval_dataset=validation_data(script, tokenizer),
         processing_class=tokenizer,
-        policy_revision=script.policy_revision,
+        policy_revision=None if script.more_inputs else script.policy_revision,
     )
     local = Path(str(script.dataset)).expanduser()  # of which only the name is anybody's business
     trainer.policy.config.trained_for["dataset"] = local.resolve().name if local.exists() else script.dataset

@@ -139,8 +139,9 @@ def require_usable(
     policy = getattr(getattr(sampler, "inner", sampler), "policy", None)
     if isinstance(policy, UnmaskingPolicy):
         require_finite(policy)
-    if not stops and getattr(sampler, "name", None) == "eos_suppress":
-        raise ValueError(f"sampler {sampler} holds stop tokens back, but {host} does not say which these are")
+    inputs = getattr(getattr(policy, "config", None), "further_inputs", ())
+    if not stops and (getattr(sampler, "name", None) == "eos_suppress" or "stop" in inputs):
+        raise ValueError(f"sampler {sampler} asks for stop tokens, but {host} does not say which these are")
     if not memory and _remembers(sampler):
         raise ValueError(f"sampler {sampler} remembers earlier steps, for which {host} has no place: use another one")
 

@@ -1,7 +1,8 @@
 """The learned unmasking policy. Importing this registers it with transformers' Auto classes.
 
 Floor 3: may import `generation`, `denoisers` and, for cards, `results`. Start in `model` (the network), `decision`
-(what it decides, as a pure function of tensors) and `config`; `hub/` is files and repositories, `card/` model cards.
+(what it decides, as a pure function of tensors), `observation` (what it reads) and `config`; `hub/` is files and
+repositories, `card/` model cards.
 """
 
 from transformers import AutoConfig, AutoModel

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from hf_unmask.policy.config import PORTABLE
 from hf_unmask.policy.model import UnmaskingPolicy
 
-#: What `make_blind` can take away. "revealed positions": their confidences and hidden states.
-INPUTS = ("confidences", "mask bits", "time", "hidden states", "revealed positions")
+#: What `make_blind` can take away. "revealed positions": their confidences and hidden states. The last are those of
+#: `UnmaskingPolicyConfig.further_inputs`.
+INPUTS = ("confidences", "mask bits", "time", "hidden states", "revealed positions", *PORTABLE)
 
 
 def make_blind(policy: UnmaskingPolicy, name: str) -> bool:
@@ -39,6 +41,10 @@ def make_blind(policy: UnmaskingPolicy, name: str) -> bool:
             first.weight.zero_()
         elif name == "hidden states" and policy.hidden_projection is not None:
             policy.hidden_projection.weight.zero_()
+        elif name in policy.config.further_columns and policy.further_projection is not None:
+            policy.further_projection.weight[:, policy.config.further_columns[name]] = 0.0
+        elif name == "calibration" and policy.calibration_projection is not None:
+            policy.calibration_projection.weight.zero_()
         elif name == "revealed positions" and policy.config.reads_revealed:
             policy.config.reads_revealed = False
         else:

@@ -16,6 +16,12 @@ from hf_unmask.results.foreign_text import printable, shown
 SCHEMA_VERSION = 1
 _LONGEST_SHOWN = 500
 Observation = Literal["canvas", "block"]
+#: Inputs that every denoiser has besides what the paper's policy reads, in the order of the network's columns.
+PORTABLE = (
+    "log_odds", "entropy", "margin", "rank", "stop", "change", "stability", "repeat", "place", "calibration",
+)  # fmt: skip
+#: Numbers of a calibration code, one per row.
+CODE_SIZE = 8
 ActionKind = Literal["bernoulli", "plackett_luce"]
 
 
@@ -115,6 +121,11 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         stop_logit: logit of STOP, read by "plackett_luce" only.
         initial_bias: bias of the last layer at initialisation; negative values start with few openings per step.
         hidden_input_size: width of the denoiser's hidden states if the policy reads them, else None.
+        further_inputs: names out of `PORTABLE`, what the policy reads besides, or "portable" for all of them:
+            log_odds (of the ``top_k`` probabilities), entropy, margin, rank (among the masked), stop (the proposal
+            ends the text), change (of the confidence since the last step), stability (for how many steps the proposal
+            has stood), repeat (the proposal is its left neighbour's), place (in block and canvas, and whether it may
+            open), calibration (how sure the denoiser was of the canvas of nothing but masks). See `observe`.
         reads_revealed: whether the policy reads confidences and hidden states of revealed positions, as the original
             does. Without, it sees zeros there, and the denoiser's output layer runs on the masked positions alone.
         speed_conditioned: whether the policy takes a speed in [0, 1].
@@ -142,6 +153,7 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
     stop_logit: float = 0.0
     initial_bias: float = -2.0
     hidden_input_size: int | None = None
+    further_inputs: list[str] = field(default_factory=list)
     reads_revealed: bool = True
     speed_conditioned: bool = False
     log_alpha_range: list[float] | None = None
@@ -184,6 +196,7 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         for key in ("reads_revealed", "speed_conditioned"):
             if not isinstance(getattr(self, key), bool):
                 raise PolicyLoadError(key, shown(getattr(self, key)), "true or false")
+        self._check_inputs()
         pairs = 2 * self.num_heads
         if self.hidden_size % pairs:
             raise PolicyLoadError("hidden_size", self.hidden_size, f"a multiple of 2 * num_heads = {pairs}")
@@ -216,6 +229,31 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         dtype = vars(torch).get(self.dtype) if isinstance(self.dtype, str) else self.dtype
         if self.dtype is not None and not isinstance(dtype, torch.dtype):
             raise PolicyLoadError("dtype", shown(self.dtype), "a torch dtype")
+
+    def _check_inputs(self) -> None:
+        given: Any = self.further_inputs
+        names = list(PORTABLE) if given == "portable" else given
+        if not isinstance(names, list | tuple):
+            raise PolicyLoadError("further_inputs", shown(names), "a list of names, or 'portable'")
+        for name in names:
+            if name not in PORTABLE or names.count(name) > 1:
+                raise PolicyLoadError("further_inputs", shown(name), f"each at most once of {list(PORTABLE)}")
+        self.further_inputs = [name for name in PORTABLE if name in names]
+
+    @property
+    def further_columns(self) -> dict[str, slice]:
+        """Which numbers per position each of the further inputs is; a calibration code is none of them."""
+        widths, found, start = {"log_odds": self.top_k, "place": 3}, {}, 0
+        for name in self.further_inputs:
+            if name != "calibration":
+                found[name] = slice(start, start + widths.get(name, 1))
+                start = found[name].stop
+        return found
+
+    @property
+    def further_size(self) -> int:
+        """Numbers that the policy reads per position besides probabilities and hidden states."""
+        return max((columns.stop for columns in self.further_columns.values()), default=0)
 
     def _check_speed(self) -> None:
         bounds = self.log_alpha_range

@@ -11,20 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-from hf_unmask.generation.step import Needs, Noise, Quantity
+from hf_unmask.generation.step import Noise
 from hf_unmask.generation.ties import first_largest
-from hf_unmask.policy.config import UnmaskingPolicyConfig
 from hf_unmask.policy.distribution import BernoulliUnmask, PlackettLuceUnmask, UnmaskDistribution
 from hf_unmask.policy.model import UnmaskingPolicy
 
 #: What a speed-conditioned policy gets when no speed is asked for: the middle of the range it was trained on.
 DEFAULT_SPEED = 0.5
-
-
-def needs_of(config: UnmaskingPolicyConfig) -> Needs:
-    """What a policy reads of a step."""
-    quantities: list[Quantity] = ["top_probs", "hidden"] if config.hidden_input_size else ["top_probs"]
-    return Needs.of(*quantities, where=config.observation, decided=config.reads_revealed, top_k=config.top_k)
 
 
 def distribution(
@@ -37,8 +30,7 @@ def distribution(
     policy_temperature: float = 1.0,
     beta: float = 1.0,
     speed: float | Tensor | None = None,
-    valid: Tensor | None = None,
-    hidden: Tensor | None = None,
+    **seen: Tensor | None,
 ) -> UnmaskDistribution:
     """The policy's distribution over actions; arguments as in ``decide``. Keeps the gradient; training draws from it
     and records what was drawn, because a forced action has no likelihood."""
@@ -46,7 +38,7 @@ def distribution(
         speed = DEFAULT_SPEED
     if isinstance(speed, float | int):
         speed = torch.full_like(time, speed)
-    logits = policy(confidences, masked, time, valid=valid, hidden=hidden, speed=speed)
+    logits = policy(confidences, masked, time, speed=speed, **seen)
     return from_logits(policy, logits, eligible, policy_temperature=policy_temperature, beta=beta)
 
 
@@ -89,6 +81,8 @@ def decide(  # noqa: PLR0913  (one flat signature, so that an engine can pass it
     speed: float | Tensor | None = None,
     valid: Tensor | None = None,
     hidden: Tensor | None = None,
+    further: Tensor | None = None,
+    calibration: Tensor | None = None,
 ) -> Tensor:
     """Which positions to open now: a subset of ``eligible``, at least one in every row that has one.
 
@@ -105,6 +99,7 @@ def decide(  # noqa: PLR0913  (one flat signature, so that an engine can pass it
         speed: in [0, 1], one number or [B]; for speed-conditioned policies, where None means 0.5.
         valid: [B, W] bool, positions that exist.
         hidden: [B, W, D] float, for policies that read hidden states.
+        further, calibration: [B, W, N] and [B, 8] float, for policies with ``further_inputs``; made by `observe`.
 
     Returns:
         [B, W] bool.
@@ -120,6 +115,8 @@ def decide(  # noqa: PLR0913  (one flat signature, so that an engine can pass it
         speed=speed,
         valid=valid,
         hidden=hidden,
+        further=further,
+        calibration=calibration,
     )
     chosen = found.probability >= 0.5 if greedy else found.sample(noise) > 0
     return open_one_if_none(chosen, eligible, found.logits)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from hf_unmask.policy.config import PolicyLoadError, UnmaskingPolicyConfig
+from hf_unmask.policy.config import CODE_SIZE, PolicyLoadError, UnmaskingPolicyConfig
 from hf_unmask.policy.hub.files import MAX_BYTES, parse_weights, read_files, unfinished_config
 
 
@@ -55,6 +55,17 @@ def _check_loaded(policy: nn.Module, info: Mapping[str, Any]) -> None:
     require_finite(policy)
 
 
+class _Zero(nn.Module):
+    """A linear map that begins as zero, and draws no random numbers, which the other weights take from the seed."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
 class UnmaskingPolicy(PreTrainedModel):
     """Reads how sure the denoiser is at every position and answers with one logit per position.
 
@@ -94,10 +105,12 @@ class UnmaskingPolicy(PreTrainedModel):
         self.speed_mlp = (
             nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width)) if config.speed_conditioned else None
         )
+        self.further_projection = _Zero(config.further_size, width) if config.further_size else None
+        self.calibration_projection = _Zero(CODE_SIZE, width) if "calibration" in config.further_inputs else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's own defaults, except for zero modulation and the constant bias of the head.
+        """PyTorch's own defaults, except for zero modulation, the constant bias of the head and further inputs.
 
         At the start the logits thus depend on confidences and places only, and are about ``initial_bias``.
         """
@@ -111,6 +124,8 @@ class UnmaskingPolicy(PreTrainedModel):
                 init.constant_(module.bias, self.config.initial_bias)
             else:
                 init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, _Zero):
+            init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         elif isinstance(module, nn.LayerNorm):
@@ -184,6 +199,8 @@ class UnmaskingPolicy(PreTrainedModel):
         valid: Tensor | None = None,
         hidden: Tensor | None = None,
         speed: Tensor | None = None,
+        further: Tensor | None = None,
+        calibration: Tensor | None = None,
     ) -> Tensor:
         """One logit per position. Leading dimensions are [B], or [B, T] when whole rollouts are replayed.
 
@@ -196,13 +213,15 @@ class UnmaskingPolicy(PreTrainedModel):
                 logits do not depend on how far it was padded on the right; its own logits there mean nothing.
             hidden: [..., L, D] float, the denoiser's last hidden state, for a policy that reads it.
             speed: [...] float in [0, 1], for a speed-conditioned policy.
+            further: [..., L, N] float, `further_size` numbers per position, for a policy with ``further_inputs``.
+            calibration: [..., 8] float, for a policy with that input.
 
         Returns:
             [..., L] float32 (float64 for a float64 policy).
         """
         dtype = self.head.weight.dtype
-        content = self._content(confidences.to(dtype), hidden, self._read(masked, valid))
-        modulation = self._modulation(masked, time.to(dtype), speed)
+        content = self._content(confidences.to(dtype), hidden, further, self._read(masked, valid))
+        modulation = self._modulation(masked, time.to(dtype), speed, calibration)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
         z = self.attention_norm(content) * (1 + scale1) + shift1
         content = content + (1 + gate1) * self._attend(z, valid)
@@ -217,21 +236,28 @@ class UnmaskingPolicy(PreTrainedModel):
             return valid
         return masked if valid is None else masked & valid
 
-    def _content(self, confidences: Tensor, hidden: Tensor | None, read: Tensor | None) -> Tensor:
-        """[..., L, K] and [..., L, D] -> [..., L, H]. What is not read counts as zero."""
+    def _content(
+        self, confidences: Tensor, hidden: Tensor | None, further: Tensor | None, read: Tensor | None
+    ) -> Tensor:
+        """[..., L, K], [..., L, D] and [..., L, N] -> [..., L, H]. What is not read counts as zero."""
         if confidences.shape[-1] != self.config.top_k:
             raise ValueError(f"`confidences` must be [..., L, {self.config.top_k}], got {list(confidences.shape)}")
         if (hidden is None) != (self.hidden_projection is None):
             raise ValueError(f"`hidden` goes with `hidden_input_size`, which is {self.config.hidden_input_size}")
+        if (0 if further is None else further.shape[-1]) != self.config.further_size:
+            raise ValueError(f"`further` goes with `further_inputs`, {self.config.further_size} numbers per position")
         if read is not None:  # a NaN beyond a row's end would pass through a zero attention weight
             confidences = confidences.masked_fill(~read[..., None], 0.0)
         content: Tensor = self.confidence_projection(confidences)
         if hidden is not None and self.hidden_projection is not None:
             hidden = hidden.to(content.dtype) if read is None else hidden.masked_fill(~read[..., None], 0.0)
             content = content + self.hidden_projection(hidden.to(confidences.dtype))
+        if further is not None and self.further_projection is not None:
+            further = further.to(content.dtype) if read is None else further.masked_fill(~read[..., None], 0.0)
+            content = content + self.further_projection(further.to(content.dtype))
         return content
 
-    def _modulation(self, masked: Tensor, time: Tensor, speed: Tensor | None) -> Tensor:
+    def _modulation(self, masked: Tensor, time: Tensor, speed: Tensor | None, calibration: Tensor | None) -> Tensor:
         """[..., L] and [...] -> [..., L, 6 * H]. The two mask bits of a row have one each, which all places share."""
         if (speed is None) != (self.speed_mlp is None):
             raise ValueError(f"`speed` goes with `speed_conditioned`, which is {self.config.speed_conditioned}")
@@ -239,6 +265,10 @@ class UnmaskingPolicy(PreTrainedModel):
         if speed is not None and self.speed_mlp is not None:
             # Centred, so that both ends of the dial have the same size whatever range of alpha they stand for.
             shared = shared + self.speed_mlp(2 * speed.to(time.dtype)[..., None] - 1)
+        if (calibration is None) != (self.calibration_projection is None):
+            raise ValueError(f"`calibration` goes with `further_inputs`, which are {self.config.further_inputs}")
+        if calibration is not None and self.calibration_projection is not None:
+            shared = shared + self.calibration_projection(calibration.to(time.dtype))
         decided, undecided = self.modulation(self.mask_embedding.weight + shared[..., None, :]).split(1, dim=-2)
         return torch.where(masked[..., None], undecided, decided)
 

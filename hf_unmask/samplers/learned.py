@@ -10,9 +10,10 @@ import torch
 from hf_unmask.denoisers.values import require, require_bool
 from hf_unmask.generation.step import Needs, Noise, Selection, State, Step
 from hf_unmask.policy.calibration import CalibrationMixin
-from hf_unmask.policy.decision import decide, needs_of
+from hf_unmask.policy.decision import decide
 from hf_unmask.policy.hub.pretrained import DIALS, IN_MEMORY, PretrainedPolicyMixin
 from hf_unmask.policy.model import UnmaskingPolicy
+from hf_unmask.policy.observation import needs_of, observe
 from hf_unmask.samplers.base import Sampler
 
 
@@ -60,18 +61,9 @@ class LearnedUnmaskingSampler(PretrainedPolicyMixin, CalibrationMixin, Sampler):
     def select(self, step: Step, state: State, noise: Noise) -> Selection:
         if self.policy.device != step.masked.device:
             torch.nn.Module.to(self.policy, step.masked.device)  # in place
-        opened = decide(
-            self.policy,
-            step.top_probs,
-            step.masked,
-            step.eligible,
-            step.time,
-            noise,
-            **{dial: getattr(self, dial) for dial in DIALS},
-            valid=step.valid,
-            hidden=step.hidden if self.policy.config.hidden_input_size else None,
-        )
-        return Selection(opened, state)
+        seen, state = observe(self.policy.config, step, state)
+        dials = {dial: getattr(self, dial) for dial in DIALS}
+        return Selection(decide(self.policy, eligible=step.eligible, noise=noise, **dials, **seen), state)
 
     def __str__(self) -> str:
         defaults = {f.name: f.default for f in fields(self)}

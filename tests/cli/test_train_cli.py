@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from hf_unmask.cli.train import rewards
 from hf_unmask.cli.train_arguments import known_fields
 from hf_unmask.evaluation.scoring import metric_by_task
+from hf_unmask.policy.config import PORTABLE
 from hf_unmask.policy.hub.locking import only_writer
 from hf_unmask.samplers.learned import LearnedUnmaskingSampler
 from hf_unmask.tiny import answer_length, held_out, load_tiny
@@ -247,9 +248,10 @@ def test_experts_may_be_policies_of_any_shape(tmp_path: Path) -> None:
     """An expert that is handed as many probabilities as the policy reads, and fails for it."""
     start = {"warm_start_experts": ["learned:builtin:tiny-full@full", "threshold@8"], "max_steps": 2, "eval_limit": 1}
     expert = {"num_generations": 3, "num_expert_rollouts": 1, "expert": "learned:builtin:tiny-speed;speed=0.3@full"}
-    said = call(*options(tmp_path / "run", policy_top_k=8, **start, **expert)).stderr
+    said = call(*options(tmp_path / "run", policy_top_k=8, policy_inputs="portable", **start, **expert)).stderr
     assert "policy's reward" in said
-    assert LearnedUnmaskingSampler.from_pretrained(tmp_path / "run").policy.config.top_k == 8
+    config = LearnedUnmaskingSampler.from_pretrained(tmp_path / "run").policy.config
+    assert config.top_k == 8 and config.further_inputs == list(PORTABLE)
 
 
 def test_resuming_with_other_settings_names_them_and_goes_on(finished: tuple[Path, str]) -> None:
@@ -299,10 +301,13 @@ def test_going_on_from_a_policy_takes_its_block_length(finished: tuple[Path, str
     sampler.policy.config.trained_for["block_length"] = None
     sampler.save_pretrained(start)
     output = tmp_path / 'a "tuned" $HOME;x=2'
-    given = options(output, policy=start, hidden_size=None, initial_bias=None, warm_start_prompts=0, max_steps=2)
+    more = {"policy_top_k": 2, "policy_inputs": ["stop", "rank"], "max_steps": 2}
+    given = options(output, policy=start, hidden_size=None, initial_bias=None, warm_start_prompts=0, **more)
     found = follow(call(*given).stderr, "--limit", "1")
     assert [(one["setting"]["task"], one["setting"]["block_length"]) for one in found] == [("mini_sudoku", None)] * 4
-    record = LearnedUnmaskingSampler.from_pretrained(output).policy.config.trained_for
+    config = LearnedUnmaskingSampler.from_pretrained(output).policy.config
+    assert config.top_k == 2 and config.further_inputs == ["rank", "stop"]  # extended
+    record = config.trained_for
     assert record["block_length"] is None and record["lineage"] == ["start"]
 
 

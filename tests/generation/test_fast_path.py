@@ -347,7 +347,7 @@ class HostCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-READING = ("credit", "entropy_bound", "klass", "random", "learned_canvas", "learned_block")  # different things
+READING = ("credit", "entropy_bound", "klass", "random", "learned_canvas", "learned_portable")  # different things
 
 
 @pytest.mark.parametrize(

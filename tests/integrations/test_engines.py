@@ -103,7 +103,7 @@ def test_what_an_engine_cannot_give_is_refused():
         (LearnedUnmaskingSampler(make_policy(observation="canvas")), "reads the whole canvas, but the host sees"),
         (LearnedUnmaskingSampler(make_policy(hidden_input_size=8)), "reads hidden states, which the host does not"),
         (CreditSampler(), "remembers earlier steps, for which the host has no place"),
-        (EosSuppressSampler(), "holds stop tokens back, but the host does not say which these are"),
+        (EosSuppressSampler(), "asks for stop tokens, but the host does not say which these are"),
         (ThresholdSampler, "must be a sampler such as"),
     ]:
         with pytest.raises(ValueError, match=why):

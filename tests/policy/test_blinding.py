@@ -6,10 +6,13 @@ import pytest
 import torch
 from policies import make_policy
 
-from hf_unmask.policy import load_policy, save_policy
+from hf_unmask.policy import UnmaskingPolicyConfig, load_policy, save_policy
 from hf_unmask.policy.blinding import INPUTS, make_blind
+from hf_unmask.policy.config import CODE_SIZE
 
 WIDTH = 6
+ALL = {"hidden_input_size": 3, "further_inputs": "portable"}
+READS = UnmaskingPolicyConfig(**ALL)
 
 
 def given() -> dict[str, torch.Tensor]:
@@ -20,6 +23,8 @@ def given() -> dict[str, torch.Tensor]:
         "masked": masked,
         "time": torch.tensor([0.0, 0.4]),
         "hidden": torch.randn(2, WIDTH, 3, generator=g),
+        "further": torch.rand(2, WIDTH, READS.further_size, generator=g),
+        "calibration": torch.rand(2, CODE_SIZE, generator=g),
     }
 
 
@@ -27,6 +32,11 @@ def changes() -> dict[str, dict[str, torch.Tensor]]:
     """By input: the same observation with that input alone changed."""
     first = given()
     revealed = ~first["masked"][..., None]
+
+    def other(columns: slice) -> torch.Tensor:
+        return torch.cat([first["further"][..., : columns.start], 1 - first["further"][..., columns],
+                          first["further"][..., columns.stop :]], dim=-1)  # fmt: skip
+
     return {
         "confidences": first | {"confidences": 1 - first["confidences"]},
         "mask bits": first | {"masked": ~first["masked"]},
@@ -36,13 +46,16 @@ def changes() -> dict[str, dict[str, torch.Tensor]]:
         | {
             "confidences": torch.where(revealed, 1 - first["confidences"], first["confidences"]),
             "hidden": torch.where(revealed, -first["hidden"], first["hidden"]),
+            "further": torch.where(revealed, 1 - first["further"], first["further"]),
         },
+        **{name: first | {"further": other(columns)} for name, columns in READS.further_columns.items()},
+        "calibration": first | {"calibration": 1 - first["calibration"]},
     }
 
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_only_the_input_that_was_taken_away_no_longer_matters(name, tmp_path):
-    policy = make_policy(hidden_input_size=3).eval()
+    policy = make_policy(**ALL).eval()
     assert make_blind(policy, name)
     save_policy(policy, tmp_path / "blind")
     policy = load_policy(tmp_path / "blind")
@@ -54,7 +67,7 @@ def test_only_the_input_that_was_taken_away_no_longer_matters(name, tmp_path):
 
 def test_the_other_inputs_are_read_as_before():
     """At time 0, of which the constant is made, a policy that is blind to time answers as the whole one."""
-    whole, blind = make_policy(hidden_input_size=3).eval(), make_policy(hidden_input_size=3).eval()
+    whole, blind = make_policy(**ALL).eval(), make_policy(**ALL).eval()
     assert make_blind(blind, "time")
     at_zero = given() | {"time": torch.zeros(2)}
     with torch.no_grad():

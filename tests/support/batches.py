@@ -33,6 +33,8 @@ SAMPLERS = {
     "learned_block": learned("block"),
     "learned_masked": learned("canvas", reads_revealed=False),
     "learned_ordered": learned("canvas", "plackett_luce"),
+    "learned_portable": learned("canvas", further_inputs="portable"),
+    "learned_portable_block": learned("block", further_inputs="portable", reads_revealed=False),
 }
 
 

@@ -32,6 +32,8 @@ VARIANTS = {
     "plackett_luce, block": {"action": "plackett_luce", "observation": "block"},
     "top 5, hidden states": {"top_k": 5, "hidden_input_size": 32},
     "conditioned": {"top_k": 2, **CONDITIONED},
+    "portable, canvas": {"top_k": 2, "further_inputs": "portable"},
+    "portable, block": {"observation": "block", "further_inputs": "portable", "reads_revealed": False},
     "masked positions alone": {"top_k": 2, "hidden_input_size": 32, "reads_revealed": False},
 }
 

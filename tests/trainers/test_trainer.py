@@ -52,6 +52,7 @@ VARIANTS = {
     "plackett_luce, block": ({"action": "plackett_luce", "observation": "block"}, {}),
     "top 5, hidden states": ({"top_k": 5, "hidden_input_size": 32}, {}),
     "conditioned": (CONDITIONED, {"steps_per_generation": 2}),
+    "portable": ({"top_k": 2, "further_inputs": "portable"}, {}),
     "ragged, in parts": ({}, {"rollout_batch_size": 3, "block_length": None}),
     "with an expert": ({}, {"num_generations": 3, "num_expert_rollouts": 1, "expert": "confidence:k=2@3"}),
 }

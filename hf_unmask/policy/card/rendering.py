@@ -208,8 +208,9 @@ def _inputs(config: UnmaskingPolicyConfig) -> str:
     hidden = (
         f", the denoiser's last hidden state ({config.hidden_input_size} numbers)" if config.hidden_input_size else ""
     )
+    further = f", {', '.join(map(code, config.further_inputs))}" if config.further_inputs else ""
     where = "" if config.reads_revealed else ", of masked positions only"
-    return f"{largest}{hidden}{where}, whether it is masked, and how far denoising has come"
+    return f"{largest}{hidden}{further}{where}, whether it is masked, and how far denoising has come"
 
 
 def _generation(record: Mapping[str, Any]) -> str:
