@@ -6,6 +6,7 @@ besides, so that a policy which reads them is bound to none.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -78,8 +79,7 @@ def calibration_code(confidence: Tensor, masked: Tensor) -> Tensor:
 def _log_odds(step: Step, memory: State) -> Tensor:
     """[R, W, K] in [-1, 1]: between 0.99 and 0.999 lies as much as between 0.9 and 0.99."""
     del memory
-    least = torch.sigmoid(torch.tensor(-_MOST_ODDS, dtype=step.top_probs.dtype)).item()
-    return torch.logit(step.top_probs, eps=least) / _MOST_ODDS
+    return torch.logit(step.top_probs, eps=1 / (1 + math.exp(_MOST_ODDS))) / _MOST_ODDS
 
 
 def _rank(step: Step, memory: State) -> Tensor:

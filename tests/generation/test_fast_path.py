@@ -31,6 +31,7 @@ SOME = {
     "learned_canvas": learned("canvas"),
     "learned_block": learned("block"),
     "learned_masked": learned("canvas", reads_revealed=False),
+    "learned_portable": learned("canvas", further_inputs="portable"),
 }
 some_samplers = pytest.mark.parametrize("name", SOME)
 
