@@ -1,7 +1,7 @@
 """What there is to know of the samplers without importing them: names, parameters, defaults; what their files say.
 
-So a list of them, and the answer to a spec that is misspelt, wait for no torch. A test compares every row with its
-class.
+So a list of them, and the answer to a spec that is misspelt or out of range, wait for no torch. A test compares every
+row with its class.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from hf_unmask.denoisers.values import require, require_int
 from hf_unmask.results.spec_text import unquoted
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _LINK = re.compile(r"https://[^\s,;)]+[^\s,;).]")
 #: Types that a value may have; text in their place is one of a few words.
 Kind = type | str
+_CHECKS: dict[str, Callable[..., Any]] = {"require": require, "require_int": require_int}
+_BASES = {"RankedSampler": "ranked"}
 #: Stands for the type of a sampler that another one holds.
 SAMPLER = "a sampler"
 
@@ -83,16 +87,36 @@ class Row:
         found = _LINK.search(self._prose)
         return found.group() if found else ""
 
-    @cached_property
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise what the class would for a value that is out of its range, as far as its file says it in one line."""
+        for node in (node for one in self._classes for node in ast.walk(one)):
+            match node:
+                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(key)), *_]) if name in _CHECKS:
+                    if values.get(key) is not None:
+                        bounds = {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
+                        _CHECKS[name](key, values[key], **bounds)
+
+    @property
     def _prose(self) -> str:
-        file = resources.files("hf_unmask.samplers").joinpath(f"{self.name}.py")
-        classes = (node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.ClassDef))
-        return ast.get_docstring(next(classes)) or ""
+        return ast.get_docstring(self._classes[0]) or ""
+
+    @cached_property
+    def _classes(self) -> list[ast.ClassDef]:
+        """The class, as its file has it, and its base if that is in a file beside it."""
+        own = _class_in(self.name)
+        bases = {ast.unparse(base) for base in own.bases}
+        return [own, *(_class_in(file) for base, file in _BASES.items() if base in bases)]
 
     @property
     def shown_parameters(self) -> str:
         """ "threshold=0.9, minimum=1": comma separated, with defaults."""
         return ", ".join(f"{one.name}={one.default}" for one in self.parameters)
+
+
+def _class_in(name: str) -> ast.ClassDef:
+    """The first class of a file of this room."""
+    file = resources.files("hf_unmask.samplers").joinpath(f"{name}.py")
+    return next(node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.ClassDef))
 
 
 def _shown(kind: Kind) -> str:

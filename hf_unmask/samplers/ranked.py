@@ -31,9 +31,9 @@ class RankedSampler(Sampler):
     schedule: Schedule = "even"
 
     def __post_init__(self) -> None:
-        for name, value in (("k", self.k), ("steps_per_block", self.steps_per_block)):
-            if value is not None:
-                require_int(name, value, at_least=1)
+        require_int("k", self.k, at_least=1)
+        if self.steps_per_block is not None:
+            require_int("steps_per_block", self.steps_per_block, at_least=1)
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"`schedule` must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if self.steps_per_block is not None and self.k != 1:

@@ -169,7 +169,9 @@ def _values(row: Row, parts: list[str]) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise ValueError(f"unknown parameter {key!r} of {row.name}; {_allowed(known, key)}")
-    return {key: known[key].value(value) for key, value in options.items()}
+    values = {key: known[key].value(value) for key, value in options.items()}
+    row.check(values)
+    return values
 
 
 def _learned(source: str, parts: list[str]) -> Sampler:

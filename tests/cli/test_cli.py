@@ -50,6 +50,7 @@ def test_help_is_quick() -> None:
         ["generat"],
         ["generate", "--model", "tiny", "--prompt", "a", "--sampler", "thresold"],
         ["evaluate", "--sampler", "threshold:high"],
+        ["generate", "--model", "tiny", "--prompt", "a", "--sampler", "threshold:2"],
         ["demo", "--sampler", "klass:0.9;x=2"],
         ["evaluate", "--output", __file__],
         ["train", "--output", "o", "--learning-rat", "1"],
@@ -64,8 +65,8 @@ def test_help_is_quick() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "heavy: set()" in result.stdout and "generate" in result.stdout
-    assert [line for line in result.stdout.splitlines() if line[:4] == "code"] == ["code 0"] * 2 + ["code 2"] * 8
-    assert result.stderr.count("error: ") == 8
+    assert [line for line in result.stdout.splitlines() if line[:4] == "code"] == ["code 0"] * 2 + ["code 2"] * 9
+    assert result.stderr.count("error: ") == 9
 
 
 def test_samplers() -> None:

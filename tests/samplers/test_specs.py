@@ -210,6 +210,24 @@ def test_the_catalogue_says_what_the_classes_say():
     assert {one.name: one.kinds[0] for one in LEARNED_PARAMETERS} == SPEC_OPTIONS
 
 
+def said(ask, *arguments, **options):
+    try:
+        ask(*arguments, **options)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", [name for name in HEURISTICS if name != "eos_suppress"])
+def test_the_catalogue_refuses_what_the_class_refuses(name):
+    """A value out of its range that is found after seconds of imports, or said in other words."""
+    row = HEURISTICS[name]
+    for parameter in row.parameters:
+        kind = next((kind for kind in parameter.kinds if kind in (int, float)), None)
+        for value in () if kind is None else map(kind, (-1, 0, 1, 2, 3.0e9)):
+            assert said(row.check, {parameter.name: value}) == said(row.load(), **{parameter.name: value})
+
+
 def test_table():
     rows = {row.name: row for row in sampler_table()}
     assert sorted(rows) == [row.name for row in sampler_table()] == sorted([*ALL_SAMPLERS, "learned"])
