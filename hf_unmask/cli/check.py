@@ -34,6 +34,7 @@ def check(  # noqa: PLR0913 - one argument per option
 
         model = _one_of(name, model)
         quiet_libraries()
+        say(f"loads {model}, then some thirty forward passes over at most 48 tokens", err=True)
         network, tokenizer = _load(model, trust_remote_code, revision, dtype, device)
         if model == TINY and text is None and prompt is None:
             prompt, text = _sudoku(tokenizer)

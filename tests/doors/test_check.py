@@ -104,7 +104,9 @@ def test_a_model_that_nothing_fits_gets_no_suggestion(tiny):
 
 
 def test_the_command(library_logging, tiny):
-    done = call("check", "tiny").stdout
+    said = call("check", "tiny")
+    assert said.stderr == "loads tiny, then some thirty forward passes over at most 48 tokens\n"
+    done = said.stdout
     assert "mask token" in done and "forward passes" in done
     as_json = json.loads(call("check", "tiny", "--json").stdout)
     assert as_json["ok"] and {one["verdict"] for one in as_json["findings"]} == {"pass", "not supported"}
