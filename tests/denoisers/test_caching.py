@@ -11,6 +11,7 @@ import torch
 from batches import learned, prompts
 from batches import run as run_rows
 from doubles import CACHE, a2d_double, dream_double, llada_double, row_double
+from helpers import one_in
 from models import EOS, MASK, PAD, VOCAB, tiny_bert, tiny_eurobert
 from transformers import EuroBertConfig, EuroBertForMaskedLM
 
@@ -218,7 +219,7 @@ def additive():
     return replace(Denoiser.from_model(row_double("llada2_moe", torch.float64, square=False)), cache_refusal=None)
 
 
-@pytest.mark.parametrize("name, mode", [*product(SAMPLERS, MODES), ("learned_canvas", "prefix")])
+@pytest.mark.parametrize("name, mode", one_in(3, [*product(SAMPLERS, MODES), ("learned_canvas", "prefix")]))
 def test_finished_blocks_are_kept_exactly(mode, name):
     """Prevents blocks counted from the wrong place, a block kept as it was before its last tokens were written, and
     rows whose pace or columns a neighbour sets: unequal prompts, blocks that begin in one, a part of a block last."""

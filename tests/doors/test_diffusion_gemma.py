@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import slow
+from helpers import one_in, slow
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.configuration_diffusion_gemma import DiffusionGemmaTextConfig
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
@@ -57,7 +57,7 @@ def run(model, **options):
     return model.generate(IDS, **{**OPTIONS, **options})
 
 
-@pytest.mark.parametrize("bound", [1.0, *(pytest.param(bound, marks=pytest.mark.slow) for bound in (0.1, 5.0))])
+@pytest.mark.parametrize("bound", one_in(3, (1.0, 0.1, 5.0)))
 def test_equal_bounds_give_what_its_own_sampler_gives(model, bound):
     """Another rule, another order of random draws, positions that are kept where its own sampler renoises them."""
     own = run(model, sampler_config=EntropyBoundSamplerConfig(entropy_bound=bound))

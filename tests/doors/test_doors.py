@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import itertools
 import pickle
 
 import pytest
 import torch
 from doubles import CACHE, DreamDouble, LladaDouble, a2d_double, dream_double, llada_double
+from helpers import one_in
 from models import EOS, MASK, PAD, tiny_bert
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria, TemperatureLogitsWarper
 
@@ -107,8 +109,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS, ids=str)
-@pytest.mark.parametrize("name", MODEL_CONFIGS)
+@pytest.mark.parametrize(("name", "call"), one_in(2, itertools.product(MODEL_CONFIGS, CALLS)), ids=str)
 def test_three_doors_read_the_models_own_config_alike(name, call):
     model = llada_double(torch.float64, **QUICK)
     model.generation_config = copy.deepcopy(MODEL_CONFIGS[name])

@@ -62,6 +62,7 @@ def sample(prompt_id: int, score: float, nfe: int, seed: int = 0, draw: int = 0,
     return Sample(Setting(**SETTING), prompt_id, seed, draw, score, nfe, **(defaults | values))
 
 
+@pytest.mark.slow
 def test_greedy_and_full_diffusion_whatever_the_model_says(whole: Path, tmp_path: Path) -> None:
     """A model whose own config draws tokens, or decodes in blocks, where the evaluation's record says otherwise."""
     drawing = tiny_eurobert(torch.float64)

@@ -58,7 +58,8 @@ def test_programs(monkeypatch, kind):
     assert judge(PROGRAMS, isolation=kind, memory=1024) == list(PROGRAMS.values())
 
 
-@pytest.mark.parametrize("kind", ["process", pytest.param("bwrap", marks=[NO_BWRAP, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_endless_programs_are_ended(kind):
     start = time.monotonic()
     endless = ["while True: pass", "import time; time.sleep(60)", "def f():\n    while True: pass"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -31,6 +31,14 @@ from hf_unmask.samplers import (
 def slow(*values: Any) -> Any:
     """A case of a test that stands for others which are quick."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
+    """Cases of one kind: one in ``number`` is quick, the others are slow."""
+    return [
+        case if place % number == 0 else slow(*case) if isinstance(case, tuple) else slow(case)
+        for place, case in enumerate(cases)
+    ]
 
 
 #: One sampler per class, with settings at which random distributions open sometimes one and sometimes more positions.
