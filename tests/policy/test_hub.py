@@ -213,7 +213,9 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     hub.add_repository("eve/gated", first, gated=True)
     hub.add_repository("zoe/large", {"config.json": first["config.json"], "model.safetensors": bytes(MAX_BYTES)})
     hub.add_repository("zoe/policy", first)
-    hub.add_repository("eve/theirs", {"README.md": b"a card", "policy.safetensors": save(theirs(random_policy()))})
+    hub.add_repository(
+        "eve/theirs", {"README.md": b"a card", "weights/policy.safetensors": save(theirs(random_policy()))}
+    )
     hub.add_repository("eve/pickle", {"config.json": first["config.json"], "pytorch_model.bin": b"pickle"})
     card = b"---\nignore_metadata_errors: true\nself: me\n---\n"  # names of the client's own arguments
     hub.add_repository("liz/policy", {**first, "README.md": card, **dict.fromkeys(DROP_IN_FILES, canary_code(place))})
@@ -256,6 +258,7 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
         "code, command": command("info", "liz/policy", "--json"),
         "search": command("search", "--json"),
         "import": command("import", "eve/theirs", place / "imported", "--revision", "main"),
+        "import too large": command("import", "eve/theirs", place / "none", "--max-bytes", 1000),
         **{
             name: {"do": "pull_twice", "repo": "eve/policy", "cache_dir": caches[name], "process": limits[name]}
             for name in limits
@@ -269,6 +272,8 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
 
 def test_a_policy_of_the_seed_releases_format_is_imported(pulling, place):
     assert pulling["import"]["value"]["code"] == 0, pulling["import"]
+    refused = pulling["import too large"]["value"]
+    assert refused["code"] == 2 and "bytes in 'eve/theirs', expected at most 1000" in refused["err"]
     found = load_policy(place / "imported")
     assert found.config.trained_for["lineage"] == ["eve/theirs"] and found.config.hidden_size == WIDTH
 

@@ -79,7 +79,7 @@ def import_policy(
             one layer, or a head that also takes decisions back.
     """
     check_max_bytes(max_bytes)
-    folder, name = _find(source, file, revision, token)
+    folder, name = _find(source, file, revision, token, max_bytes)
     data = read_inside(folder, name, max_bytes, " (the argument `max_bytes` raises this limit)")
     if data is None:
         raise PolicyLoadError("file", f"no {name!r} in {str(folder)!r}", f"a {_SUFFIX} file")
@@ -96,7 +96,9 @@ def import_policy(
     return policy
 
 
-def _find(source: str | Path, file: str | None, revision: str | None, token: str | bool | None) -> tuple[Path, str]:
+def _find(
+    source: str | Path, file: str | None, revision: str | None, token: str | bool | None, max_bytes: int
+) -> tuple[Path, str]:
     """The folder that holds the file, and its name there."""
     path = Path(source).expanduser()
     if path.is_file():
@@ -108,7 +110,11 @@ def _find(source: str | Path, file: str | None, revision: str | None, token: str
     with naming(source, unreadable("the policy", source)):
         api = hub_api(token)
         name = file or _only(api.list_repo_files(source, revision=revision), source)
-        return Path(api.hf_hub_download(source, name, revision=revision)).parent, Path(name).name
+        size = api.hf_hub_download(source, name, revision=revision, dry_run=True).file_size
+        if size is None or size > max_bytes:
+            raise PolicyLoadError(name, f"{size} bytes in {source!r}", f"at most {max_bytes}; `max_bytes` allows more")
+        path = Path(api.hf_hub_download(source, name, revision=revision))
+        return path.parents[len(Path(name).parts) - 1], name  # the folder of the commit
 
 
 def _only(names: list[str], source: str) -> str:
