@@ -173,6 +173,11 @@ class UnmaskingPolicyConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.validate()
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without further inputs where there are none: versions before them read the rest."""
+        found: dict[str, Any] = super().to_dict()
+        return {key: value for key, value in found.items() if key != "further_inputs" or value}
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with every refusal a `PolicyLoadError`. Returns the config."""

@@ -121,6 +121,7 @@ def test_a_finished_run_is_left_as_it_is(finished: tuple[Path, str]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(
     tmp_path: Path, finished: tuple[Path, str]
 ) -> None:
@@ -261,6 +262,7 @@ def test_resuming_with_other_settings_names_them_and_goes_on(finished: tuple[Pat
     assert (folder / "checkpoint-6").is_dir()
 
 
+@pytest.mark.slow
 def test_yaml_own_data_tensorboard_and_a_conditioned_block_policy(tmp_path: Path) -> None:
     """Settings from YAML, overridden by arguments; prompts, metric and columns of one's own; no validation."""
     pytest.importorskip("tensorboard")

@@ -117,6 +117,7 @@ def test_the_plain_parser_keeps_specs_whole_and_model_args_win(text):
     assert found.batch_size == (4 if "batch_size" in text else 2)
 
 
+@pytest.mark.slow
 def test_requests_come_back_in_order_whatever_the_batch():
     alone = answers(6, sampler="random:k=4", batch_size=1)
     assert answers(6, sampler="random:k=4", batch_size=4) == alone

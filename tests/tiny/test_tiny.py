@@ -121,7 +121,7 @@ def test_bad_requests_are_named():
         held_out("chain_sum", "test", 9999)
 
 
-@pytest.mark.parametrize(("task", "least"), [slow("chain_sum", 0.65), ("mini_sudoku", 0.8)])
+@pytest.mark.parametrize(("task", "least"), [slow("chain_sum", 0.65), slow("mini_sudoku", 0.8)])
 def test_it_solves_held_out_problems(tiny, task, least):
     """A wrong checkpoint, tokenizer or prompt format would show here. The exact figures are in the README."""
     setting = Setting(task, answer_length(task) // 4, ConfidenceSampler())
