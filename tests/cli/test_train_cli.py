@@ -245,6 +245,7 @@ def test_of_two_commands_one_trains(tmp_path: Path) -> None:
     LearnedUnmaskingSampler.from_pretrained(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_experts_may_be_policies_of_any_shape(tmp_path: Path) -> None:
     """An expert that is handed as many probabilities as the policy reads, and fails for it."""
     start = {"warm_start_experts": ["learned:builtin:tiny-full@full", "threshold@8"], "max_steps": 2, "eval_limit": 1}

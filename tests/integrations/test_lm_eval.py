@@ -138,6 +138,7 @@ def test_texts_are_cut_at_the_earliest_stop_string():
     assert any("=" in text for text in whole)
 
 
+@pytest.mark.slow
 def test_ending_early_saves_forwards_and_keeps_what_stands_before():
     late = model(sampler="left_to_right")
     early = model(sampler="left_to_right", stop_at_eos=True)

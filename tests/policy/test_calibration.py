@@ -88,6 +88,7 @@ def test_beta_of_a_conditioned_policy_can_be_the_dial(model, conditioned, prompt
     assert found.speed == 0.25 and found.beta > 1
 
 
+@pytest.mark.slow
 def test_it_is_the_same_every_time_and_whatever_the_batch(model, plain, prompts):
     def beta(size):
         sampler = LearnedUnmaskingSampler(plain)

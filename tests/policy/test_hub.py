@@ -270,6 +270,7 @@ def pulling(hub: LoopbackHub, place: Path, first: dict[str, bytes], pushing: dic
     return client(hub, place / "pulling", jobs)
 
 
+@pytest.mark.slow
 def test_a_policy_of_the_seed_releases_format_is_imported(pulling, place):
     assert pulling["import"]["value"]["code"] == 0, pulling["import"]
     refused = pulling["import too large"]["value"]
@@ -330,6 +331,7 @@ def test_a_killed_push_leaves_the_old_commit(hub, pushing, first):
     assert hub.files("kim/policy") == first and len(hub.repositories["kim/policy"].commits) == 2
 
 
+@pytest.mark.slow
 def test_a_pull_in_a_fresh_process_gives_the_same_policy(hub, pushing, pulling):
     pulled = value(pulling["pull"])
     assert pulled["digest"] == digest(policy_of(**FIRST))
@@ -337,6 +339,7 @@ def test_a_pull_in_a_fresh_process_gives_the_same_policy(hub, pushing, pulling):
     assert value(pulling["generate"]) == value(pushing["generate"])
 
 
+@pytest.mark.slow
 def test_revisions(hub, pulling):
     second, head = digest(policy_of(**SECOND)), hub.head("ann/policy", "dev")
     for name in ("branch", "commit"):
@@ -359,15 +362,18 @@ def test_revisions(hub, pulling):
         "gated, wrong user": "GatedRepoError",
     }.items(),
 )
+@pytest.mark.slow
 def test_errors_of_the_hub_reach_the_user(pulling, name, error):
     assert pulling[name]["error"] == error and pulling[name]["message"]
 
 
+@pytest.mark.slow
 def test_a_token_opens_private_and_gated_repositories(pulling):
     for name in ("private, token", "gated, token"):
         assert value(pulling[name])["digest"] == digest(policy_of(**FIRST))
 
 
+@pytest.mark.slow
 def test_too_large_a_policy_is_not_downloaded(hub, pulling):
     for name, says in {
         "large": f"at most {MAX_BYTES:,}; allow more with max_bytes=16777",
@@ -378,6 +384,7 @@ def test_too_large_a_policy_is_not_downloaded(hub, pulling):
     assert {stage for stage, owner in hub.requests if owner == "zoe"} == {"head config.json", "head model.safetensors"}
 
 
+@pytest.mark.slow
 def test_the_cache_serves_offline_and_is_not_trusted_blindly(pulling):
     expected = digest(policy_of(**FIRST))
     assert value(pulling["offline"])["digest"] == expected
@@ -386,12 +393,14 @@ def test_the_cache_serves_offline_and_is_not_trusted_blindly(pulling):
     assert value(pulling["spoiled"])["digest"] == expected
 
 
+@pytest.mark.slow
 def test_links_planted_in_the_cache_are_replaced_and_what_they_name_is_left_alone(place, pulling):
     """Files of the user, deleted as a damaged download."""
     assert value(pulling["plant"]) == 2 and value(pulling["planted"])["digest"] == digest(policy_of(**FIRST))
     assert [path.read_text() for path in (place / "victim").iterdir()] == ["mine", "mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["files", "disk", "locked"])
 def test_a_cache_that_cannot_be_written_is_a_clear_error(pulling, name):
     """A limit on file sizes, a full disk, a folder without permission to write."""
@@ -403,14 +412,17 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(pulling, name):
     assert value(done)["offline"]["error"] == "LocalEntryNotFoundError"
 
 
+@pytest.mark.slow
 def test_a_full_cache_may_be_read_only(pulling):
     assert value(pulling["cached, locked"])["digest"] == digest(policy_of(seed=0, hidden_size=128))
 
 
+@pytest.mark.slow
 def test_processes_that_pull_at_once_do_not_disturb_each_other(pulling):
     assert {value(done)["digest"] for done in pulling["together"]} == {digest(policy_of(seed=0, hidden_size=128))}
 
 
+@pytest.mark.slow
 def test_the_token_is_in_no_written_file(hub, place, pushing, pulling):
     written = [path for path in place.rglob("*") if path.is_file()]
     assert len(written) > 20
@@ -521,6 +533,7 @@ def test_command_verify(pushing):
     ]
 
 
+@pytest.mark.slow
 def test_command_search(pushing, pulling):
     found = json.loads(pushing["cli search"]["value"]["out"])["policies"]
     searched = ["bob/policy", "kim/policy", "ann/policy", "ann/secret", "ann/from-python", "ann/from-cli"]
@@ -549,6 +562,7 @@ def test_a_drop_in_comes_and_goes_with_the_push_that_asks_for_it(hub, pushing, f
     assert value(pushing["push drop-in branch"])["commit"] == hub.head(DROP_IN, "plain") != hub.head(DROP_IN)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hf_unmask.policy.compatibility.PolicyMismatchWarning")  # trained for another one
 def test_a_drop_in_decodes_with_the_policy(pulling):
     """Catches code in the repository that fails, reads another policy, or loses an option or the streamer."""
@@ -563,6 +577,7 @@ def test_a_drop_in_decodes_with_the_policy(pulling):
     assert "does not contain a `custom_generate`" in pulling["drop-in is gone"]["message"]
 
 
+@pytest.mark.slow
 def test_code_beside_a_policy_is_neither_fetched_nor_run(hub, place, first, pulling):
     """Catches a loader, or a command that tells of code, which fetches or runs what the repository brings."""
     assert value(pulling["code"])["digest"] == digest(policy_of(**FIRST))

@@ -445,6 +445,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_report_command(tmp_path: Path) -> None:
     code, out, _ = run("report", write(tmp_path, prompts=4))
     assert code == 0 and "report.html" in out

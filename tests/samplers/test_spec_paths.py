@@ -71,6 +71,7 @@ def placed(root, path):
 
 @settings(max_examples=20, deadline=None)
 @given(name=names, relative=st.booleans())
+@pytest.mark.slow
 def test_every_folder_comes_back(root, name, relative):
     assume(not (relative and name.startswith(("~", "builtin:", "/"))))
     path = name if relative else str(root / name.lstrip("/"))

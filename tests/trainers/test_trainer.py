@@ -709,6 +709,7 @@ def test_ctrl_c_stops_where_the_next_rollouts_would_begin(run, tmp_path, handler
     assert curve(resumed) == curve(run) and same_weights(weights(resumed.policy), weights(run.policy))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(run, tmp_path, handler):
     """A long run that cannot be left; a trainer that afterwards goes on with the rollouts it was interrupted in."""
 
