@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_a_policy_comes_back_and_decides_as_their_code_does(tmp_path, top_k):
     save_file(weights, tmp_path / "policy.safetensors")
     found = import_policy(tmp_path / "policy.safetensors", trained_for={"block_length": 32})
     assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in policy.state_dict().items())
-    assert found.config.trained_for == {"lineage": [str(tmp_path / "policy.safetensors")], "block_length": 32}
+    assert found.config.trained_for == {"lineage": ["policy.safetensors"], "block_length": 32}
     confidences, masked = torch.rand(9, top_k).sort(-1, descending=True).values, torch.rand(9) < 0.6
     expected = their_logits(weights, confidences, masked, 0.3)
     logits = found(confidences[None], masked[None], torch.tensor([0.3]))[0]
@@ -118,6 +119,19 @@ def test_files_that_are_not_there_or_too_many(tmp_path):
     assert import_policy(tmp_path, file="second.safetensors").config.hidden_size == WIDTH
     with pytest.raises(PolicyLoadError, match="bytes, expected at most 100 "):
         import_policy(tmp_path, file="second.safetensors", max_bytes=100)
+
+
+def test_shapes_that_a_file_only_claims_take_no_memory(tmp_path):
+    shapes = {name: [16384 if size == WIDTH else 65536 if size == 24 else size for size in tensor.shape]
+              for name, tensor in theirs(random_policy()).items()}  # fmt: skip
+    shapes[f"{LAYER}ada_conditioning.weight"], shapes[f"{LAYER}ada_conditioning.bias"] = [98304, 16384], [98304]
+    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(header).encode()
+    (tmp_path / "policy.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PolicyLoadError, match="an unreadable file"):
+        import_policy(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes; the claim is 21 GB
 
 
 def test_the_command(tmp_path):

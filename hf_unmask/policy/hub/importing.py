@@ -85,12 +85,14 @@ def import_policy(
         raise PolicyLoadError("file", f"no {name!r} in {str(folder)!r}", f"a {_SUFFIX} file")
     shapes = {_plain(key): shape for key, shape in declared_shapes(data).items()}
     sizes: dict[str, Any] = {key: _size(shapes, *place) for key, place in _SIZES.items()}
-    record = {"lineage": [str(source)], **(trained_for or {})}
+    origin = Path(source).name if Path(source).expanduser().exists() else str(source)  # paths are nobody's business
+    record = {"lineage": [origin], **(trained_for or {})}
     config = UnmaskingPolicyConfig(**sizes, num_heads=num_heads, trained_for=record)
     _check_kind(shapes)
-    policy = UnmaskingPolicy(config)
-    expected = {_theirs(key): tensor for key, tensor in policy.state_dict().items()}
+    with torch.device("meta"):  # shapes that a file claims take no memory before its content is seen to have them
+        expected = {_theirs(key): tensor for key, tensor in UnmaskingPolicy(config).state_dict().items()}
     found = parse_weights(data, expected, names=_plain, dtypes=("F32", "BF16", "F16"))
+    policy = UnmaskingPolicy(config)
     policy.load_state_dict({key: _turned(key, found[_theirs(key)].float(), config) for key in policy.state_dict()})
     policy.train(False)
     return policy
